@@ -1,0 +1,44 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv from requirements.lock first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help venv demo test check bench docs lock clean
+
+help:   ## list the targets
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+venv: $(STAMP)  ## build .venv from the pinned lock file
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Eutectic needs Python 3.10 or newer; set PYTHON=/path/to/python3") if sys.version_info < (3, 10) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $(STAMP)
+
+demo: venv  ## build real experts, merge them, measure them, draw them (demo-output/)
+	$(BIN)/eutectic demo --out demo-output
+
+test: venv  ## run the tests
+	$(BIN)/python -m pytest -n 2
+
+check: venv  ## lint, types, layers, documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+docs: venv  ## regenerate the generated pages
+	$(BIN)/python docs/generate.py
+
+bench: venv  ## speed and memory against mergekit, sd-mecha and the copy bound
+	$(BIN)/python benchmarks/speed/run.py
+
+lock: venv  ## write requirements.lock from the present .venv
+	$(BIN)/python -m pip freeze --exclude-editable --exclude eutectic > requirements.lock
+
+clean:  ## remove everything that the other targets made
+	rm -rf $(VENV) demo-output benchmarks/.work .pytest_cache .ruff_cache .hypothesis
