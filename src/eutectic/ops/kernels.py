@@ -1,0 +1,485 @@
+"""The fast twins: numba kernels over raw bytes of any float type, float32 or float64 arithmetic, one rounding.
+
+Legend: ``rows`` uint8 [inputs, bytes], one contiguous tile of raw tensor bytes per input; ``codes`` int64
+[inputs], the element type of each row (`weights/dtypes.py`); ``n`` elements in the tile; ``out`` uint8 [bytes].
+Every kernel walks the tile in STEP elements that stay in the first-level cache: decode, combine, encode.
+``bad`` int64 [inputs] counts non-finite elements per input. Row 0 is the base where a kernel takes deltas.
+Kernels release the interpreter lock and are compiled once per machine (numba's on-disk cache).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from eutectic.ops.codec import E4M3_TABLE, E5M2_TABLE
+from eutectic.ops.program import BLOCK
+
+__all__ = ["STEP", "count_ties", "gram", "histogram", "l1_sums", "refine", "sparse_sum", "weighted_sum"]
+
+STEP = 2048  # elements decoded at a time: 8 KB of float32 per input
+LANES = 64  # independent partial sums inside a block; a fixed order that the compiler can vectorise
+
+BF16, F16, F32, F64, E4M3, E5M2 = 0, 1, 2, 3, 4, 5  # codes of weights/dtypes.py, frozen into the kernels
+
+TRIM, DROP = 0, 1  # which elements a sparse sum keeps: the largest, or random ones
+VOTE_NONE, VOTE_WEIGHTED, VOTE_PLAIN = 0, 1, 2
+
+
+# ---------------------------------------------------------------- decoding: bytes -> float32
+
+
+@njit(nogil=True, cache=True)
+def _decode(row, code, start, n, bits):  # pragma: no cover - compiled
+    """Elements start .. start+n of a row as float32 bits (uint32 [n]); returns 1 if any is not finite.
+
+    Slices are taken first: an index that is the loop variable alone is what lets the compiler vectorise.
+    """
+    largest = np.uint32(0)
+    if code == BF16:
+        bf16 = row.view(np.uint16)[start : start + n]
+        for i in range(n):
+            value = np.uint32(bf16[i]) << np.uint32(16)
+            bits[i] = value
+            largest = max(largest, value & np.uint32(0x7F800000))
+    elif code == F32:
+        f32 = row.view(np.uint32)[start : start + n]
+        for i in range(n):
+            value = f32[i]
+            bits[i] = value
+            largest = max(largest, value & np.uint32(0x7F800000))
+    elif code == F16:
+        f16 = row.view(np.uint16)[start : start + n]
+        scaled = bits.view(np.float32)
+        for i in range(n):
+            bits[i] = (np.uint32(f16[i]) & np.uint32(0x7FFF)) << np.uint32(13)
+        for i in range(n):  # scaled by 2^112: right for normals and subnormals
+            scaled[i] = scaled[i] * np.float32(5.192296858534828e33)
+        for i in range(n):
+            value = np.uint32(f16[i])
+            special = (value & np.uint32(0x7C00)) == np.uint32(0x7C00)
+            size = bits[i] | (np.uint32(0x7F800000) if special else np.uint32(0))
+            bits[i] = size | ((value & np.uint32(0x8000)) << np.uint32(16))
+            largest = max(largest, size & np.uint32(0x7F800000))
+    elif code == F64:
+        f64 = row.view(np.float64)[start : start + n]
+        narrow = bits.view(np.float32)
+        for i in range(n):
+            narrow[i] = np.float32(f64[i])
+        for i in range(n):
+            largest = max(largest, bits[i] & np.uint32(0x7F800000))
+    else:
+        f8 = row[start : start + n]
+        for i in range(n):
+            bits[i] = E4M3_TABLE[f8[i]] if code == E4M3 else E5M2_TABLE[f8[i]]
+            largest = max(largest, bits[i] & np.uint32(0x7F800000))
+    return np.int64(largest == np.uint32(0x7F800000))
+
+
+# ---------------------------------------------------------------- encoding: float32 bits -> bytes
+
+
+@njit(nogil=True, cache=True)
+def _f32_to_fp8(bits, exponent_bits):  # pragma: no cover - compiled
+    """One float32 to fp8, round to nearest even; overflow is NaN (E4M3) or infinity (E5M2), as in torch."""
+    mantissa_bits = 7 - exponent_bits
+    sign = np.int64((bits >> np.uint32(24)) & np.uint32(0x80))
+    magnitude = np.int64(bits & np.uint32(0x7FFFFFFF))
+    overflow = 0x7F if mantissa_bits == 3 else 0x7C
+    largest = 0x7E if mantissa_bits == 3 else 0x7B
+    if magnitude > 0x7F800000:
+        return sign | 0x7F
+    bias = (1 << (exponent_bits - 1)) - 1
+    exponent = (magnitude >> 23) - 127
+    mantissa = (magnitude & 0x7FFFFF) | 0x800000
+    drop = 23 - mantissa_bits
+    if exponent < 1 - bias:
+        drop += 1 - bias - exponent
+        exponent = 0
+    else:
+        exponent += bias
+        mantissa &= 0x7FFFFF
+    if drop > 25:
+        return sign
+    kept = mantissa >> drop
+    rest = mantissa & ((1 << drop) - 1)
+    half = 1 << (drop - 1)
+    value = (exponent << mantissa_bits) + kept if exponent else kept
+    if rest > half or (rest == half and (value & 1)):
+        value += 1
+    return sign | (overflow if value > largest else value)
+
+
+@njit(nogil=True, cache=True)
+def _encode(bits, n, out, code, start):  # pragma: no cover - compiled
+    """float32 bits (uint32 [n]) to elements start .. start+n of `out`, rounded to nearest even."""
+    if code == BF16:
+        bf16 = out.view(np.uint16)[start : start + n]
+        for i in range(n):
+            value = bits[i]
+            rounded = (value + np.uint32(0x7FFF) + ((value >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            nan = (value & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            bf16[i] = np.uint16(((value >> np.uint32(16)) | np.uint32(0x40)) if nan else rounded)
+    elif code == F32:
+        f32 = out.view(np.uint32)[start : start + n]
+        for i in range(n):
+            f32[i] = bits[i]
+    elif code == F16:
+        f16 = out.view(np.uint16)[start : start + n]
+        magic = np.empty(1, np.float32)
+        magic_bits = magic.view(np.uint32)
+        for i in range(n):
+            value = bits[i]
+            sign = (value >> np.uint32(16)) & np.uint32(0x8000)
+            size = value & np.uint32(0x7FFFFFFF)
+            if size > np.uint32(0x7F800000):
+                half = np.uint32(0x7E00)
+            elif size >= np.uint32(0x477FF000):  # 65520 and above
+                half = np.uint32(0x7C00)
+            elif size < np.uint32(0x38800000):  # below 2^-14: adding 0.5 aligns the last place to 2^-24
+                magic_bits[0] = size
+                magic[0] = magic[0] + np.float32(0.5)
+                half = magic_bits[0] - np.uint32(0x3F000000)
+            else:
+                odd = (size >> np.uint32(13)) & np.uint32(1)
+                half = (size - np.uint32(0x38000000) + np.uint32(0x0FFF) + odd) >> np.uint32(13)
+            f16[i] = np.uint16(sign | half)
+    elif code == F64:
+        f64 = out.view(np.float64)[start : start + n]
+        wide = bits.view(np.float32)
+        for i in range(n):
+            f64[i] = np.float64(wide[i])
+    else:
+        f8 = out[start : start + n]
+        for i in range(n):
+            f8[i] = np.uint8(_f32_to_fp8(bits[i], 4 if code == E4M3 else 5))
+
+
+@njit(nogil=True, cache=True)
+def _narrow(total, n, out, code, start, bits, odd):  # pragma: no cover - compiled
+    """float64 [n] to elements of `out`, rounded once.
+
+    Narrower types go through float32 rounded to odd (the last bit sticky), which makes the second rounding
+    exact: Boldo and Melquiond, "When double rounding is odd" (2005).
+    """
+    single = bits.view(np.float32)
+    if code == F64:
+        f64 = out.view(np.float64)[start : start + n]
+        for i in range(n):
+            f64[i] = total[i]
+        return
+    for i in range(n):
+        single[i] = np.float32(total[i])
+    if code == F32:
+        _encode(bits, n, out, code, start)
+        return
+    for i in range(n):
+        near = np.float64(single[i])
+        down = bits[i] - (np.uint32(1) if abs(near) > abs(total[i]) else np.uint32(0))
+        odd[i] = (down | np.uint32(1)) if near != total[i] else bits[i]
+    _encode(odd, n, out, code, start)
+
+
+# ---------------------------------------------------------------- A: weighted sum
+
+
+@njit(nogil=True, cache=True)
+def weighted_sum(rows, codes, coefficients, n, out, out_code, bad):  # pragma: no cover - compiled
+    """out = sum_s c_s x_s, accumulated in float64 in the order of the rows, rounded once."""
+    total = np.empty(STEP, np.float64)
+    bits, odd = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    single = bits.view(np.float32)
+    for start in range(0, n, STEP):
+        m = min(STEP, n - start)
+        for s in range(rows.shape[0]):
+            c = coefficients[s]
+            if codes[s] == F64:
+                f64 = rows[s].view(np.float64)[start : start + m]
+                for i in range(m):
+                    value = f64[i]
+                    bad[s] += np.int64(not np.isfinite(value))
+                    total[i] = c * value if s == 0 else total[i] + c * value
+                continue
+            bad[s] += _decode(rows[s], codes[s], start, m, bits)
+            if s == 0:
+                for i in range(m):
+                    total[i] = c * np.float64(single[i])
+            else:
+                for i in range(m):
+                    total[i] += c * np.float64(single[i])
+        _narrow(total, m, out, out_code, start, bits, odd)
+
+
+# ---------------------------------------------------------------- B: Gram matrix
+
+
+@njit(nogil=True, cache=True)
+def gram(rows, codes, n, partial, bad):  # pragma: no cover - compiled
+    """partial[b, i, j] = <x_i, x_j> over block b of the tile, in float64 (i <= j; the rest is left alone)."""
+    k = rows.shape[0]
+    decoded = np.empty((k, STEP), np.uint32)
+    values = decoded.view(np.float32).reshape((k, STEP // LANES, LANES))
+    lanes = np.empty((k, k, LANES), np.float64)
+    for b in range(partial.shape[0]):
+        first, last = b * BLOCK, min((b + 1) * BLOCK, n)
+        lanes[:] = 0.0
+        for start in range(first, last, STEP):
+            m = min(STEP, last - start)
+            for s in range(k):
+                bad[s] += _decode(rows[s], codes[s], start, m, decoded[s])
+                decoded[s, m:] = np.uint32(0)
+            for i in range(k):
+                for j in range(i, k):
+                    x, y, sums = values[i], values[j], lanes[i, j]
+                    for row in range(STEP // LANES):
+                        for lane in range(LANES):
+                            sums[lane] += np.float64(x[row, lane]) * np.float64(y[row, lane])
+        for i in range(k):
+            for j in range(i, k):
+                total = 0.0
+                for lane in range(LANES):
+                    total += lanes[i, j, lane]
+                partial[b, i, j] = total
+
+
+# ---------------------------------------------------------------- C: selection by magnitude
+
+
+@njit(nogil=True, cache=True)
+def _subtract(values, base, m):  # pragma: no cover - compiled
+    """values -= base, in float32."""
+    for i in range(m):
+        values[i] = values[i] - base[i]
+
+
+@njit(nogil=True, cache=True)
+def histogram(rows, codes, n, counts, bad):  # pragma: no cover - compiled
+    """counts[s, h] += elements whose |x_s - base| has h as the high 15 bits of its float32 magnitude."""
+    base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    for start in range(0, n, STEP):
+        m = min(STEP, n - start)
+        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        for s in range(1, rows.shape[0]):
+            bad[s] += _decode(rows[s], codes[s], start, m, bits)
+            _subtract(values, base, m)
+            for i in range(m):
+                bits[i] = (bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)
+            for i in range(m):
+                counts[s - 1, bits[i]] += 1
+
+
+@njit(nogil=True, cache=True)
+def refine(rows, codes, n, high, counts):  # pragma: no cover - compiled
+    """counts[s, l] += elements in bin high[s] whose magnitude has l as its low 16 bits (high < 0: none)."""
+    base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    for start in range(0, n, STEP):
+        m = min(STEP, n - start)
+        _decode(rows[0], codes[0], start, m, base_bits)
+        for s in range(1, rows.shape[0]):
+            if high[s - 1] < 0:
+                continue
+            wanted = np.uint32(high[s - 1])
+            _decode(rows[s], codes[s], start, m, bits)
+            _subtract(values, base, m)
+            for i in range(m):
+                if (bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16) == wanted:
+                    counts[s - 1, bits[i] & np.uint32(0xFFFF)] += 1
+
+
+@njit(nogil=True, cache=True)
+def count_ties(rows, codes, n, thresholds, partial):  # pragma: no cover - compiled
+    """partial[b, s] = elements of block b whose magnitude bits equal thresholds[s] (0: not counted)."""
+    base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    for b in range(partial.shape[0]):
+        first, last = b * BLOCK, min((b + 1) * BLOCK, n)
+        partial[b] = 0
+        for start in range(first, last, STEP):
+            m = min(STEP, last - start)
+            _decode(rows[0], codes[0], start, m, base_bits)
+            for s in range(1, rows.shape[0]):
+                wanted = np.uint32(thresholds[s - 1])
+                if wanted == 0:
+                    continue
+                _decode(rows[s], codes[s], start, m, bits)
+                _subtract(values, base, m)
+                found = 0
+                for i in range(m):
+                    found += np.int64((bits[i] & np.uint32(0x7FFFFFFF)) == wanted)
+                partial[b, s - 1] += found
+
+
+@njit(nogil=True, cache=True)
+def _trim(bits, m, threshold, quota):  # pragma: no cover - compiled
+    """Zero what lies below the threshold; of what equals it keep the first `quota`; returns the quota left."""
+    limit = np.uint32(threshold)
+    equal = np.uint32(0)
+    for i in range(m):
+        size = bits[i] & np.uint32(0x7FFFFFFF)
+        equal += np.uint32(1) if size == limit else np.uint32(0)
+        bits[i] = bits[i] if size >= limit else np.uint32(0)
+    if threshold > 0 and equal > quota:
+        for i in range(m):
+            if (bits[i] & np.uint32(0x7FFFFFFF)) == limit:
+                if quota > 0:
+                    quota -= 1
+                else:
+                    bits[i] = np.uint32(0)
+        return quota
+    return quota - equal
+
+
+# ---------------------------------------------------------------- D: random selection (Philox 4x32-10)
+
+
+@njit(nogil=True, cache=True)
+def philox(group, key0, key1, words):  # pragma: no cover - compiled
+    """1024 random uint32: words[256 lane + i] is word `lane` of the block with counter 256 group + i.
+
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011), Philox-4x32 with 10 rounds.
+    The lanes lie apart in memory so that the loop vectorises.
+    """
+    mask = np.uint64(0xFFFFFFFF)
+    words0, words1, words2, words3 = words[:256], words[256:512], words[512:768], words[768:1024]
+    for i in range(256):
+        counter = np.uint64(group) * np.uint64(256) + np.uint64(i)
+        c0, c1 = counter & mask, counter >> np.uint64(32)
+        c2, c3 = np.uint64(0), np.uint64(0)
+        k0, k1 = np.uint64(key0) & mask, np.uint64(key1) & mask
+        for _ in range(10):
+            p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+            c0, c1, c2, c3 = (
+                (p1 >> np.uint64(32)) ^ c1 ^ k0,
+                p1 & mask,
+                (p0 >> np.uint64(32)) ^ c3 ^ k1,
+                p0 & mask,
+            )
+            k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
+        words0[i] = np.uint32(c0)
+        words1[i] = np.uint32(c1)
+        words2[i] = np.uint32(c2)
+        words3[i] = np.uint32(c3)
+
+
+@njit(nogil=True, cache=True)
+def _drop(values, m, first, key0, key1, bound, words):  # pragma: no cover - compiled
+    """Keep element e (global index first + i, a multiple of 1024 at i = 0) where its random word < bound."""
+    for part in range(0, m, 1024):
+        philox((first + part) // 1024, key0, key1, words)
+        here = values[part : min(part + 1024, m)]
+        for i in range(here.shape[0]):
+            here[i] = here[i] if np.uint64(words[i]) < np.uint64(bound) else np.float32(0.0)
+
+
+# ---------------------------------------------------------------- C and D: combine what was kept
+
+
+@njit(nogil=True, cache=True)
+def l1_sums(rows, codes, n, mode, limits, quotas, keys, first, partial, bad):  # pragma: no cover - compiled
+    """partial[b, s] = (sum |delta_s|, sum |kept delta_s|) over block b of the tile, in float64."""
+    base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    folded = values.reshape((STEP // LANES, LANES))
+    words, lanes = np.empty(1024, np.uint32), np.empty((2, LANES), np.float64)
+    for b in range(partial.shape[0]):
+        begin, end = b * BLOCK, min((b + 1) * BLOCK, n)
+        for s in range(1, rows.shape[0]):
+            quota = quotas[b, s - 1]
+            lanes[:] = 0.0
+            for start in range(begin, end, STEP):
+                m = min(STEP, end - start)
+                bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+                bad[s] += _decode(rows[s], codes[s], start, m, bits)
+                _subtract(values, base, m)
+                bits[m:] = np.uint32(0)
+                for after in range(2):
+                    sums = lanes[after]
+                    for row in range(STEP // LANES):
+                        for lane in range(LANES):
+                            sums[lane] += abs(np.float64(folded[row, lane]))
+                    if after == 0 and mode == TRIM:
+                        quota = _trim(bits, m, limits[s - 1], quota)
+                    elif after == 0:
+                        _drop(values, m, first + start, keys[s - 1, 0], keys[s - 1, 1], limits[s - 1], words)
+            for after in range(2):
+                total = 0.0
+                for lane in range(LANES):
+                    total += lanes[after, lane]
+                partial[b, s - 1, after] = total
+
+
+@njit(nogil=True, cache=True)
+def sparse_sum(
+    rows,
+    codes,
+    n,
+    mode,
+    limits,
+    quotas,
+    keys,
+    first,
+    factors,
+    weights,
+    vote,
+    normalize,
+    scale,
+    out,
+    out_code,
+    bad,
+):  # pragma: no cover - compiled
+    """out = base + scale * sum_s w_s kept(delta_s) [sign agrees] (/ sum_s w_s [sign agrees and kept]).
+
+    ``mode`` TRIM keeps by magnitude (limits: threshold bits; quotas int64 [blocks, sources]: how many equal to
+    it), DROP at random (limits: 32-bit bounds; keys uint32 [sources, 2]; first: index of the tile's first element).
+    ``factors`` float32 [sources] rescale what was kept. ``vote`` chooses the elected sign. float32 throughout.
+    """
+    k = rows.shape[0] - 1
+    base_bits, decoded = np.empty(STEP, np.uint32), np.empty((k, STEP), np.uint32)
+    base, deltas = base_bits.view(np.float32), decoded.view(np.float32)
+    ballot, total, share = np.empty(STEP, np.float32), np.empty(STEP, np.float32), np.empty(STEP, np.float32)
+    words = np.empty(1024, np.uint32)
+    quota = np.empty(k, np.int64)
+    zero = np.float32(0.0)
+    for start in range(0, n, STEP):
+        m = min(STEP, n - start)
+        if start % BLOCK == 0:
+            quota[:] = quotas[start // BLOCK]
+        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        ballot[:m], total[:m], share[:m] = zero, zero, zero
+        for s in range(k):
+            values, bits, w, factor = deltas[s], decoded[s], weights[s], factors[s]
+            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, m, bits)
+            _subtract(values, base, m)
+            if mode == TRIM:
+                quota[s] = _trim(bits, m, limits[s], quota[s])
+            else:
+                _drop(values, m, first + start, keys[s, 0], keys[s, 1], limits[s], words)
+            if factor != np.float32(1.0):
+                for i in range(m):
+                    values[i] *= factor
+            if vote == VOTE_PLAIN:
+                for i in range(m):
+                    ballot[i] += values[i]
+            for i in range(m):
+                values[i] *= w
+            if vote == VOTE_WEIGHTED:
+                for i in range(m):
+                    ballot[i] += values[i]
+        for s in range(k):
+            values, w = deltas[s], weights[s]
+            if vote == VOTE_NONE:
+                for i in range(m):
+                    total[i] += values[i]
+                    share[i] += w
+            else:
+                for i in range(m):
+                    agrees = (values[i] > zero) if ballot[i] >= zero else (values[i] < zero)
+                    total[i] += values[i] if agrees else zero
+                    share[i] += w if agrees else zero
+        for i in range(m):
+            if normalize:
+                total[i] = total[i] / (share[i] if share[i] != zero else np.float32(1.0))
+            base[i] = base[i] + scale * total[i]
+        _encode(base_bits, m, out, out_code, start)

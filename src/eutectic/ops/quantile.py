@@ -1,0 +1,67 @@
+"""Exact order statistics of magnitudes, without a sort: counts over the bits of float32.
+
+The 31 magnitude bits of a float32 order like the number itself. One pass counts the high 15 bits, a second the low
+16 inside the one bin that holds the threshold; counts add over tiles, shards and machines. Exactly k entries are
+kept; of those equal to the threshold, the ones with the lowest flat index.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["HIGH_BINS", "LOW_BINS", "find_bin", "kept_count", "largest", "share_ties"]
+
+HIGH_BINS, LOW_BINS = 1 << 15, 1 << 16
+
+
+def kept_count(density: float, numel: int) -> int:
+    """k = floor(density * numel), at least 1 of a tensor that has entries and a density above 0.
+
+    >>> kept_count(0.2, 9), kept_count(0.01, 9), kept_count(0.0, 9), kept_count(1.0, 9)
+    (1, 1, 0, 9)
+    """
+    if density <= 0 or numel == 0:
+        return 0
+    return min(numel, max(1, int(density * numel)))
+
+
+def find_bin(counts: np.ndarray, keep: int) -> tuple[int, int]:
+    """The bin that holds the keep-th largest entry, and how many of that bin belong to the kept.
+
+    >>> find_bin(np.array([5, 3, 2]), 4)  # two from bin 2, two of bin 1
+    (1, 2)
+    """
+    if keep <= 0:
+        return len(counts) - 1, 0
+    from_top = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(from_top, keep))
+    above = int(from_top[place - 1]) if place else 0
+    return len(counts) - 1 - place, keep - above
+
+
+def share_ties(ties: np.ndarray, need: np.ndarray) -> np.ndarray:
+    """How many ties each block keeps: the first `need` of all. ties int64 [blocks, n], need int64 [n]."""
+    before = np.cumsum(ties, axis=0) - ties
+    return np.clip(need - before, 0, None)
+
+
+def largest(values: torch.Tensor, density: float) -> torch.Tensor:
+    """Boolean mask of the k entries of largest magnitude, ties to the lowest flat index (any shape, any device)."""
+    import torch
+
+    size = values.detach().abs().reshape(-1)
+    count, keep = size.numel(), kept_count(density, size.numel())
+    if keep == count:
+        return torch.ones_like(values, dtype=torch.bool)
+    if keep == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    threshold = torch.kthvalue(size, count - keep + 1).values
+    above = size > threshold
+    ties = size == threshold
+    left = keep - above.sum()
+    return (above | (ties & (ties.cumsum(0) <= left))).reshape(values.shape)

@@ -1,0 +1,50 @@
+"""Links that make a delta sparse, and the rescaling that may follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from eutectic.ops.quantile import largest
+from eutectic.ops.random import Draws
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["drop", "rescale_kind", "restore", "trim"]
+
+
+def trim(deltas: Sequence[torch.Tensor], density: Sequence[float]) -> list[torch.Tensor]:
+    """Keep exactly the k = floor(density * n) entries of largest magnitude of each delta."""
+    return [delta if d >= 1 else delta * largest(delta, d) for delta, d in zip(deltas, density, strict=True)]
+
+
+def drop(deltas: Sequence[torch.Tensor], density: Sequence[float], draws: Draws) -> list[torch.Tensor]:
+    """Keep each entry with probability `density`, independently per source and entry."""
+    pairs = zip(deltas, density, strict=True)
+    return [delta * draws.keep(source, delta, d) for source, (delta, d) in enumerate(pairs)]
+
+
+def rescale_kind(rescale: bool | str) -> str:
+    """mergekit's booleans in our words: true is "l1", false is "none"."""
+    return {True: "l1", False: "none"}[rescale] if isinstance(rescale, bool) else rescale
+
+
+def restore(
+    kept: Sequence[torch.Tensor],
+    deltas: Sequence[torch.Tensor],
+    density: Sequence[float],
+    rescale: bool | str,
+) -> list[torch.Tensor]:
+    """Scale what was kept: "l1" to the delta's L1 norm before (mergekit), "inverse_density" by 1/p (DARE)."""
+    kind = rescale_kind(rescale)
+    if kind == "none":
+        return list(kept)
+    if kind == "inverse_density":
+        return [k * (1.0 / d) if d else k for k, d in zip(kept, density, strict=True)]
+    restored = []
+    for sparse, delta in zip(kept, deltas, strict=True):
+        before, after = delta.double().abs().sum(), sparse.double().abs().sum()
+        factor = (before / after).where(after > 0, before.new_ones(()))
+        restored.append(sparse * factor.to(sparse.dtype))
+    return restored

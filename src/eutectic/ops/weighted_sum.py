@@ -1,0 +1,66 @@
+"""Families A and B: a weighted sum whose coefficients are known, or come from one Gram matrix per tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eutectic.ops.program import Program, Reduction, Tile
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["GramSum", "WeightedSum", "sum_weighted"]
+
+
+def sum_weighted(tensors: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.Tensor:
+    """Σ c_s x_s in float64, in the order given: the semantics of the kernel."""
+    total = tensors[0].double() * coefficients[0]
+    for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
+        total = total + tensor.double() * coefficient
+    return total
+
+
+class WeightedSum(Program):
+    """out = sum_s c_s x_s, float64 accumulation in row order, one rounding."""
+
+    float64 = True
+
+    def __init__(self, coefficients: Sequence[float]) -> None:
+        self.coefficients = np.asarray(coefficients, dtype=np.float64)
+
+    def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
+        from eutectic.ops.kernels import weighted_sum
+
+        weighted_sum(tile.rows, tile.codes, self.coefficients, tile.n, out, out_code, tile.bad)
+
+
+class GramSum(Program):
+    """A weighted sum whose coefficients are a function of the inputs' Gram matrix G = [<x_i, x_j>] (float64)."""
+
+    most_passes = 1
+
+    def __init__(self, count: int, solver: Callable[[np.ndarray], Sequence[float]]) -> None:
+        self.count, self.solver = count, solver
+
+    def wants(self, found: Any) -> Reduction | None:
+        return Reduction("gram", "blocks", (self.count, self.count), "float64") if found is None else None
+
+    def reduce(self, reduction: Reduction, tile: Tile, found: Any, total: np.ndarray) -> None:
+        from eutectic.ops.kernels import gram
+
+        gram(tile.rows, tile.codes, tile.n, total, tile.bad)
+
+    def solve(self, reduction: Reduction, total: np.ndarray, found: Any) -> np.ndarray:
+        upper = np.zeros(reduction.shape)
+        for block in total:  # block after block: a fixed order, unlike numpy's pairwise sum
+            upper += block
+        whole = np.triu(upper) + np.triu(upper, 1).T
+        return np.asarray(self.solver(whole), dtype=np.float64)
+
+    def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
+        from eutectic.ops.kernels import weighted_sum
+
+        weighted_sum(tile.rows, tile.codes, found, tile.n, out, out_code, tile.bad)
