@@ -1,0 +1,158 @@
+"""The arithmetic of one tile: read the leaves, run the inner merges, combine. One `Workspace` per thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eutectic.errors import NonFiniteError
+from eutectic.methods.method import Setting
+from eutectic.ops.codec import widen
+from eutectic.ops.program import BLOCK, Program, Tile
+from eutectic.ops.random import Draws
+from eutectic.recipes.match import Step
+from eutectic.recipes.tree import Leaf, Merge, Node, Tree
+from eutectic.weights.dtypes import BY_NAME, DType
+
+__all__ = ["Job", "Workspace", "arena_bytes", "row_dtype", "twin"]
+
+F32, F64 = BY_NAME["F32"], BY_NAME["F64"]
+
+
+def twin(merge: Merge, step: Step, *, torch_only: bool = False) -> Program | None:
+    """The fast twin of one merge for one tensor; None where torch runs it (no twin, or float64 beyond it)."""
+    if merge.method.lower is None or torch_only:
+        return None
+    program = merge.method.lower(Setting(merge.parameters, len(merge.sources), step.name, merge.seed))
+    wide = any(row_dtype(node, step) is F64 for node in merge.inputs)
+    return program if program.float64 or not wide else None
+
+
+def row_dtype(node: Node, step: Step) -> DType:
+    """The type in which a node's values reach its parent: as stored, or float32 (float64 above float64)."""
+    if isinstance(node, Leaf):
+        ref = step.refs[node.index]
+        assert ref is not None
+        return ref.dtype
+    if node.dtype is not None:
+        return node.dtype
+    return F64 if any(row_dtype(child, step) is F64 for child in node.inputs) else F32
+
+
+def arena_bytes(tree: Tree, step: Step, elements: int) -> int:
+    """Bytes of one thread's buffers for a tile of `elements` of one tensor."""
+    if step.action == "copy":
+        return elements * step.dtype.size
+    rows = sum(max(row_dtype(c, step).size for c in merge.inputs) * len(merge.inputs) for merge in tree.merges)
+    return elements * (rows + step.dtype.size)
+
+
+@dataclass(eq=False)
+class Job:
+    """One tensor on its way: its programs, what their passes found, and the tiles kept for the next pass.
+
+    `found` and `programs` are keyed by the merge's index; `blocks` is the tensor's first block in a
+    reduction that runs over the whole model.
+    """
+
+    step: Step
+    programs: dict[int, Program]
+    found: dict[int, Any]
+    block: int = 0
+
+    def name_nonfinite(self, merge: Merge, tile: Tile) -> None:
+        """Raise for the first non-finite input of a tile, naming source, tensor and position."""
+        for at, node in enumerate(merge.inputs):
+            if not tile.bad[at]:
+                continue
+            dtype = row_dtype(node, self.step)
+            values = widen(tile.rows[at][: tile.n * dtype.size], dtype.name)
+            place = int(np.flatnonzero(~np.isfinite(values.astype(np.float64)))[0])
+            index = tuple(int(i) for i in np.unravel_index(tile.first + place, self.step.shape or (1,)))
+            name = node.label if isinstance(node, Leaf) else f"the inner {node.method.name}"
+            raise NonFiniteError(
+                f"{name}: {self.step.name!r} holds {values[place]} at {list(index)}. "
+                "Repair that source, or merge it as it is with --allow-nonfinite."
+            )
+
+
+class Workspace:
+    """One thread's buffers: rows for the inputs of every merge, reused for every tile."""
+
+    def __init__(self, *, allow_nonfinite: bool = False) -> None:
+        self.allow_nonfinite = allow_nonfinite
+        self._arenas: dict[int, np.ndarray] = {}
+        self._out = np.empty(0, dtype=np.uint8)
+
+    def inputs(self, job: Job, merge: Merge, first: int, n: int, arena: np.ndarray | None = None) -> Tile:
+        """Rows of all inputs of a merge over elements first .. first+n."""
+        step = job.step
+        dtypes = [row_dtype(node, step) for node in merge.inputs]
+        width = n * max(dtype.size for dtype in dtypes)
+        rows = self._rows(merge, len(dtypes), width) if arena is None else arena[: len(dtypes) * width]
+        rows = rows[: len(dtypes) * width].reshape(len(dtypes), width)
+        for at, (node, dtype) in enumerate(zip(merge.inputs, dtypes, strict=True)):
+            row = rows[at][: n * dtype.size]
+            if isinstance(node, Leaf):
+                ref = step.refs[node.index]
+                assert ref is not None
+                ref.read_into(memoryview(row), first, first + n)
+            else:
+                self.combine(job, node, self.inputs(job, node, first, n), row, dtype)
+        return self.tile(job, merge, rows, first, n)
+
+    def tile(self, job: Job, merge: Merge, rows: np.ndarray, first: int, n: int) -> Tile:
+        """A tile over rows that are already filled."""
+        codes = np.array([row_dtype(node, job.step).code for node in merge.inputs], dtype=np.int64)
+        bad = np.zeros(len(codes), dtype=np.int64)
+        return Tile(rows, codes, n, first, job.block + first // BLOCK, bad)
+
+    def combine(self, job: Job, merge: Merge, tile: Tile, out: np.ndarray, dtype: DType) -> None:
+        """Merge one tile into `out` (bytes of `dtype`)."""
+        if merge.index in job.programs:
+            job.programs[merge.index].combine(tile, job.found.get(merge.index), out, dtype.code)
+        else:
+            self._combine_in_torch(job, merge, tile, out, dtype)
+        self.check(job, merge, tile)
+
+    def check(self, job: Job, merge: Merge, tile: Tile) -> None:
+        """Refuse non-finite inputs unless they are allowed."""
+        if not self.allow_nonfinite and tile.bad.any():
+            job.name_nonfinite(merge, tile)
+
+    def output(self, nbytes: int) -> np.ndarray:
+        """A reused buffer for the result of a tile."""
+        if len(self._out) < nbytes:
+            self._out = np.empty(nbytes, dtype=np.uint8)
+        return self._out[:nbytes]
+
+    def _rows(self, merge: Merge, count: int, width: int) -> np.ndarray:
+        arena = self._arenas.get(merge.index)
+        if arena is None or len(arena) < count * width:
+            arena = self._arenas[merge.index] = np.empty(count * width, dtype=np.uint8)
+        return arena
+
+    def _combine_in_torch(self, job: Job, merge: Merge, tile: Tile, out: np.ndarray, dtype: DType) -> None:
+        import torch
+
+        from eutectic.ops.rounding import round_once
+
+        step, shape = job.step, (tile.n,)
+        if step.shape and merge.method.scope != "element":
+            shape = (tile.n // max(1, step.numel // step.shape[0]), *step.shape[1:])
+        tensors = []
+        for at, node in enumerate(merge.inputs):
+            source = row_dtype(node, step)
+            raw = torch.from_numpy(tile.rows[at][: tile.n * source.size])
+            tensors.append(raw.view(getattr(torch, source.torch)).reshape(shape))
+            tile.bad[at] = int(not torch.isfinite(tensors[-1].float()).all())
+        base = tensors.pop(0) if merge.base is not None else None
+        draws = Draws(merge.seed, step.name, tile.first)
+        with torch.no_grad():
+            merged = merge.method.apply(tensors, base, merge.parameters, draws)
+            if tuple(merged.shape) != shape:
+                raise ValueError(f"{merge.method.name} returned shape {list(merged.shape)} for {list(shape)}")
+            narrow = round_once(merged, getattr(torch, dtype.torch)).contiguous()
+        out[:] = narrow.reshape(-1).view(torch.uint8).numpy()

@@ -1,0 +1,171 @@
+"""Every tensor of every source, accounted for: merged, copied, tied or refused; nothing is dropped in silence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from eutectic.errors import SourceError
+from eutectic.recipes.tree import Leaf, Tree
+from eutectic.weights.dtypes import DType
+from eutectic.weights.tensor_ref import TensorRef
+
+__all__ = ["Account", "Step", "match_tensors"]
+
+MOST_SHOWN = 6
+SCALE_SUFFIXES = ("_scale_inv", "_scale", ".absmax", ".quant_state", ".scales", ".qzeros")
+HEADS = ("lm_head.weight", "model.lm_head.weight", "embed_out.weight", "output.weight")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor of the result: `action` "merge" or "copy"; `refs` one handle per leaf (None where absent)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    action: str
+    refs: tuple[TensorRef | None, ...]
+
+    @property
+    def numel(self) -> int:
+        """Elements of the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes in the result."""
+        return self.numel * self.dtype.size
+
+    @property
+    def origin(self) -> TensorRef:
+        """Where a copied tensor comes from: the first leaf that has it (the reference comes first)."""
+        return next(ref for ref in self.refs if ref is not None)
+
+
+@dataclass(frozen=True)
+class Account:
+    """The steps in file order, and one line for each kind of tensor that is not simply merged."""
+
+    steps: tuple[Step, ...]
+    lines: tuple[str, ...]
+
+
+def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
+    """Match tensors by name across all leaves; the reference checkpoint decides order, names and copies.
+
+    Raises:
+        SourceError: shapes differ, a tensor is missing somewhere (unless `allow_mismatch`), or a source holds
+            quantised codes, which cannot be averaged as numbers; the message lists all of a kind.
+    """
+    reference = tree.reference
+    leaves = (reference, *(leaf for leaf in tree.leaves if leaf is not reference))
+    if len(tree.root.inputs) > 1 or len(tree.merges) > 1:
+        _refuse_quantised(tree.leaves)
+    order = dict.fromkeys(name for leaf in leaves for name in leaf.checkpoint)
+    tied = _tied_heads(reference, tree.leaves)
+    steps: list[Step] = []
+    kinds: dict[str, list[str]] = {}
+    shapes: list[str] = []
+    for name in order:
+        refs = tuple(leaf.checkpoint.get(name) for leaf in tree.leaves)
+        if name in tied:
+            kinds.setdefault("tied", []).append(name)
+            continue
+        origin = reference.checkpoint.get(name) or next(ref for ref in refs if ref is not None)
+        present = [ref for ref in refs if ref is not None]
+        if any(ref.shape != origin.shape for ref in present):
+            shapes.append(f"{name}: " + ", ".join(
+                f"{leaf.label} {list(ref.shape)}" for leaf, ref in zip(tree.leaves, refs, strict=True) if ref
+            ))  # fmt: skip
+            continue
+        numbers = all(ref.dtype.floating for ref in present)
+        if numbers and len(present) == len(refs):
+            steps.append(Step(name, origin.shape, tree.root.dtype or origin.dtype, "merge", refs))
+            continue
+        if not numbers:
+            kinds.setdefault("not a float", []).append(f"{name} ({origin.dtype})")
+        else:
+            kinds.setdefault("unmatched", []).append(name)
+        copied = tuple(ref if ref is origin else None for ref in refs)
+        steps.append(Step(name, origin.shape, origin.dtype, "copy", copied))
+    if shapes:
+        raise SourceError(_listing(f"{len(shapes)} tensors differ in shape between sources", shapes))
+    unmatched = kinds.get("unmatched", [])
+    if unmatched and not allow_mismatch:
+        raise SourceError(_unmatched(unmatched, tree))
+    return Account(tuple(steps), tuple(_lines(steps, kinds, reference)))
+
+
+def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:
+    for leaf in leaves:
+        settings = leaf.checkpoint.config.get("quantization_config")
+        if settings:
+            kind = settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
+            raise SourceError(
+                f"{leaf.label}: its config says quantised ({kind}). Codes cannot be averaged as numbers; "
+                "use the checkpoint from before quantisation, or dequantise it first."
+            )
+        for name in leaf.checkpoint:
+            if name.endswith(SCALE_SUFFIXES):
+                raise SourceError(
+                    f"{leaf.label}: {name!r} looks like the scale of quantised codes, which cannot be averaged as "
+                    "numbers; use the checkpoint from before quantisation, or dequantise it first."
+                )
+
+
+def _tied_heads(reference: Leaf, leaves: tuple[Leaf, ...]) -> set[str]:
+    """Output heads that the reference ties to its embedding and does not store, though another source stores them."""
+    if not _ties(reference):
+        return set()
+    found: set[str] = set()
+    for leaf in leaves:
+        for name in HEADS:
+            if name in leaf.checkpoint and name not in reference.checkpoint:
+                if not _ties(leaf):
+                    raise SourceError(
+                        f"{leaf.label}: has its own {name}, while {reference.label} ties the head to its embedding. "
+                        "They cannot be merged: untie one or tie the other first."
+                    )
+                found.add(name)
+    return found
+
+
+def _ties(leaf: Leaf) -> bool:
+    config = leaf.checkpoint.config
+    text = config.get("text_config")
+    nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+    return bool(config.get("tie_word_embeddings", nested))
+
+
+def _unmatched(names: list[str], tree: Tree) -> str:
+    shown = []
+    for name in names:
+        have = [leaf.label for leaf in tree.leaves if name in leaf.checkpoint]
+        lack = [leaf.label for leaf in tree.leaves if name not in leaf.checkpoint]
+        shown.append(f"{name}: in {', '.join(have)}; not in {', '.join(lack)}")
+    return _listing(
+        f"{len(names)} tensors are not in every source",
+        shown,
+        "Are these models of one architecture? With --allow-mismatch each is copied from the reference model, "
+        "or else from the first source that has it.",
+    )
+
+
+def _listing(head: str, lines: list[str], cure: str = "") -> str:
+    more = [f"  ... and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
+    return "\n".join([head, *(f"  - {line}" for line in lines[:MOST_SHOWN]), *more, *([cure] if cure else [])])
+
+
+def _lines(steps: list[Step], kinds: dict[str, list[str]], reference: Leaf) -> list[str]:
+    merged = [step for step in steps if step.action == "merge"]
+    lines = [f"merged: {len(merged)} tensors, {sum(step.numel for step in merged):,} parameters"]
+    reasons = {
+        "not a float": f"copied from {reference.label}: not floating-point numbers",
+        "unmatched": f"copied from {reference.label} or the first source that has it: not in every source",
+        "tied": f"left out: {reference.label} ties it to the embedding (tie_word_embeddings)",
+    }
+    for kind, names in kinds.items():
+        shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
+        lines.append(f"{reasons[kind]}: {len(names)} ({shown})")
+    return lines

@@ -1,0 +1,255 @@
+"""The executor: read ahead, merge tile by tile on a few threads, hash, write. Memory is what the plan said."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eutectic.ops.program import BLOCK, Program, Reduction, Tile
+from eutectic.recipes.compute import Job, Workspace
+from eutectic.recipes.match import Step
+from eutectic.recipes.plan import JOBS_AHEAD, Plan
+from eutectic.recipes.schedule import Chain, Stage, run_chains
+from eutectic.recipes.tree import Merge
+from eutectic.weights.digest import combine_pieces, hash_pieces, hash_range
+from eutectic.weights.readahead import ReadAhead
+from eutectic.weights.sink import Sink
+
+__all__ = ["Stream", "rehearse", "solve_one"]
+
+Progress = Callable[[int], None]
+
+
+def rehearse(program: Program, inputs: int) -> None:
+    """Run a program once on eight elements, so that its kernels are compiled (or loaded) before the work starts."""
+    values = np.tile(np.arange(8, dtype=np.float32), (inputs, 1)) * np.arange(inputs, dtype=np.float32)[:, None]
+    codes, bad = np.full(inputs, 2, dtype=np.int64), np.zeros(inputs, dtype=np.int64)
+    tile = Tile(values.view(np.uint8), codes, 8, 0, 0, bad)
+    found = program.begin(8, 1)
+    while (reduction := program.wants(found)) is not None:
+        total = np.zeros((*(() if reduction.fold == "sum" else (1,)), *reduction.shape), dtype=reduction.dtype)
+        program.reduce(reduction, tile, found, total)
+        found = program.solve(reduction, total, found)
+    program.combine(tile, found, np.empty(32, dtype=np.uint8), 2)
+
+
+@dataclass(eq=False)
+class _Totals:
+    """What one pass adds up: a shared array of block rows, or one integer total per worker."""
+
+    reduction: Reduction
+    blocks: int
+    rows: np.ndarray | None = None
+    sums: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.reduction.fold == "blocks":
+            self.rows = np.zeros((self.blocks, *self.reduction.shape), dtype=self.reduction.dtype)
+
+    def part(self, worker: Workspace, block: int, count: int) -> np.ndarray:
+        if self.rows is not None:
+            return self.rows[block : block + count]
+        if id(worker) not in self.sums:
+            self.sums[id(worker)] = np.zeros(self.reduction.shape, dtype=self.reduction.dtype)
+        return self.sums[id(worker)]
+
+    def total(self) -> np.ndarray:
+        if self.rows is not None:
+            return self.rows
+        total = np.zeros(self.reduction.shape, dtype=self.reduction.dtype)
+        for part in self.sums.values():  # integers: the order does not matter
+            total += part
+        return total
+
+
+def _tiles(step: Step, tile: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, step.numel, max(1, tile)):
+        yield first, min(tile, step.numel - first)
+
+
+def _blocks(step: Step) -> int:
+    return -(-step.numel // BLOCK)
+
+
+def _job(plan: Plan, step: Step, shared: dict[int, object], block: int = 0) -> Job:
+    return Job(step, plan.programs.get(step.name, {}), dict(shared), block)
+
+
+def _solve_tensor(plan: Plan, job: Job, merges: list[Merge], cache: dict[int, np.ndarray] | None) -> Chain:
+    """The passes of one tensor's own reductions, inner merges first; fills `job.found`."""
+    step = job.step
+    tile = plan.tile_of(step, plan.shape.tile)
+    for merge in merges:
+        program = job.programs.get(merge.index)
+        if program is None or merge.index in job.found:
+            continue
+        found = program.begin(step.numel, _blocks(step))
+        while (reduction := program.wants(found)) is not None:
+            totals = _Totals(reduction, _blocks(step))
+
+            def reduce(at: tuple[int, int], worker: Workspace, m=merge, p=program, r=reduction, f=found, t=totals):
+                read = _read(worker, job, m, at, cache)
+                p.reduce(r, read, f, t.part(worker, at[0] // BLOCK, -(-at[1] // BLOCK)))
+                worker.check(job, m, read)
+
+            yield Stage(_tiles(step, tile), reduce)
+            found = program.solve(reduction, totals.total(), found)
+        job.found[merge.index] = found
+
+
+def _read(worker: Workspace, job: Job, merge: Merge, at: tuple[int, int], cache: dict[int, np.ndarray] | None) -> Tile:
+    """The inputs of a merge over one tile: from the cache, or from the files (and into the cache)."""
+    first, n = at
+    if cache is None:
+        return worker.inputs(job, merge, first, n)
+    rows = cache.get(first)
+    if rows is not None and rows.ndim == 2:
+        return worker.tile(job, merge, rows, first, n)
+    tile = worker.inputs(job, merge, first, n, arena=rows)
+    cache[first] = tile.rows
+    return tile
+
+
+def find_shared(plan: Plan, run: Callable[[Chain], None]) -> tuple[dict[int, object], dict[str, int]]:
+    """What reductions over the whole model find, by merge, and each tensor's first block in them."""
+    steps = [step for step in plan.steps if step.action == "merge"]
+    shared: dict[int, object] = {}
+    first_block: dict[str, int] = {}
+    blocks = 0
+    for step in steps:
+        first_block[step.name] = blocks
+        blocks += _blocks(step)
+    for at, merge in enumerate(plan.tree.merges):
+        concerned = [step for step in steps if merge.index in plan.over_model(step)]
+        if not concerned:
+            continue
+        if len(concerned) < len(steps):
+            raise AssertionError("a merge over the whole model takes every tensor")
+        jobs = [_job(plan, step, shared, first_block[step.name]) for step in steps]
+        inner = list(plan.tree.merges[:at])
+        for job in jobs:
+            run(_solve_tensor(plan, job, [m for m in inner if m.index not in shared], None))
+        run(_solve_model(plan, merge, jobs, blocks, shared))
+    return shared, first_block
+
+
+def _solve_model(plan: Plan, merge: Merge, jobs: list[Job], blocks: int, shared: dict[int, object]) -> Chain:
+    program = jobs[0].programs[merge.index]
+    found = program.begin(sum(job.step.numel for job in jobs), blocks)
+    while (reduction := program.wants(found)) is not None:
+        totals = _Totals(reduction, blocks)
+
+        def reduce(at: tuple[Job, int, int], worker: Workspace, r=reduction, f=found, t=totals) -> None:
+            job, first, n = at
+            read = worker.inputs(job, merge, first, n)
+            program.reduce(r, read, f, t.part(worker, job.block + first // BLOCK, -(-n // BLOCK)))
+            worker.check(job, merge, read)
+
+        everywhere = (
+            (job, first, n) for job in jobs for first, n in _tiles(job.step, plan.tile_of(job.step, plan.shape.tile))
+        )
+        yield Stage(everywhere, reduce)
+        found = program.solve(reduction, totals.total(), found)
+    shared[merge.index] = found
+
+
+def run_here(chain: Chain, worker: Workspace) -> None:
+    """Run one chain on this thread."""
+    for stage in chain:
+        for tile in stage.tiles:
+            stage.run(tile, worker)
+
+
+def solve_one(plan: Plan, step: Step, worker: Workspace) -> Job:
+    """A job whose reductions are done, on this thread: what reading one planned tensor needs."""
+    shared, first_block = plan.shared(lambda: find_shared(plan, lambda chain: run_here(chain, worker)))
+    job = _job(plan, step, shared, first_block.get(step.name, 0) if shared else 0)
+    run_here(_solve_tensor(plan, job, list(plan.tree.merges), None), worker)
+    return job
+
+
+class Stream:
+    """One execution of a plan into a sink. `progress` is told the bytes that each tile moved."""
+
+    def __init__(self, plan: Plan, sink: Sink, progress: Progress | None = None) -> None:
+        self.plan, self.sink = plan, sink
+        self.progress = progress or (lambda nbytes: None)
+        self.workers = [Workspace(allow_nonfinite=plan.options.allow_nonfinite) for _ in range(plan.shape.threads)]
+        self.arenas = [np.empty(plan.shape.cache // JOBS_AHEAD, dtype=np.uint8) for _ in range(JOBS_AHEAD)]
+        self.lock = threading.Lock()
+
+    def run(self) -> None:
+        """Merge and write every tensor that the sink does not hold yet."""
+        plan = self.plan
+        todo = [step for step in plan.steps if step.name not in self.sink.digests]
+        most = JOBS_AHEAD if plan.scratch_bytes() else len(self.workers) + 1
+        with ReadAhead([ref for step in todo for ref in step.refs if ref is not None]) as ahead:
+            self.ahead = ahead
+            shared, first_block = (
+                find_shared(plan, lambda chain: run_chains([chain], self.workers, 1)) if todo else ({}, {})
+            )
+            chains = (self._tensor(step, shared, first_block.get(step.name, 0)) for step in todo)
+            run_chains(chains, self.workers, most)
+
+    def _tensor(self, step: Step, shared: dict[int, object], block: int) -> Chain:
+        pieces: dict[int, list[bytes]] = {}
+        tile = self.plan.tile_of(step, self.plan.shape.tile)
+        whole = tile % BLOCK == 0 or tile >= step.numel
+        if step.action == "copy":
+            yield Stage(_tiles(step, tile), lambda at, worker: self._copy(step, at, worker, pieces))
+        else:
+            job = _job(self.plan, step, shared, block if shared else 0)
+            arena = self._take_arena(step)
+            cache = None if arena is None else self._carve(step, tile, arena)
+            yield from _solve_tensor(self.plan, job, list(self.plan.tree.merges), cache)
+            yield Stage(
+                _tiles(step, tile), lambda at, worker: self._merge(job, at, worker, pieces if whole else None, cache)
+            )
+            if arena is not None:
+                with self.lock:
+                    self.arenas.append(arena)
+        if whole:
+            digest = combine_pieces(piece for first in sorted(pieces) for piece in pieces[first])
+        else:
+            digest = hash_range(self.sink.runs(step.name))
+        self.sink.complete(step.name, digest)
+        self.ahead.passed([ref for ref in step.refs if ref is not None])
+
+    def _take_arena(self, step: Step) -> np.ndarray | None:
+        if not self.plan.kept(step) or not self.plan.passes_of(step):
+            return None
+        with self.lock:
+            return self.arenas.pop() if self.arenas else None
+
+    def _carve(self, step: Step, tile: int, arena: np.ndarray) -> dict[int, np.ndarray]:
+        """A place in the arena for the inputs of every tile."""
+        bytes_each = self.plan.input_bytes(step) // max(1, step.numel)
+        return {first: arena[first * bytes_each : (first + n) * bytes_each] for first, n in _tiles(step, tile)}
+
+    def _copy(self, step: Step, at: tuple[int, int], worker: Workspace, pieces: dict[int, list[bytes]]) -> None:
+        first, n = at
+        out = worker.output(n * step.dtype.size)
+        step.origin.read_into(memoryview(out), first, first + n)
+        self._write(step, first, out, pieces)
+        self.progress(2 * out.nbytes)
+
+    def _merge(
+        self, job: Job, at: tuple[int, int], worker: Workspace,
+        pieces: dict[int, list[bytes]] | None, cache: dict[int, np.ndarray] | None,
+    ) -> None:  # fmt: skip
+        root, step = self.plan.tree.root, job.step
+        first, n = at
+        tile = _read(worker, job, root, at, cache)
+        out = worker.output(n * step.dtype.size)
+        worker.combine(job, root, tile, out, step.dtype)
+        self._write(step, first, out, pieces)
+        self.progress(out.nbytes + self.plan.input_bytes(step) * n // step.numel)
+
+    def _write(self, step: Step, first: int, out: np.ndarray, pieces: dict[int, list[bytes]] | None) -> None:
+        view = memoryview(out)
+        if pieces is not None:
+            pieces[first] = hash_pieces(view)
+        self.sink.write(step.name, first * step.dtype.size, view)

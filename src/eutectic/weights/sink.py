@@ -1,0 +1,308 @@
+"""Writing a model folder so that nothing half-written ever looks finished.
+
+Everything goes to the sibling `OUT.partial`: shards are created at their final size with their header first, tensors
+are written by position in any order, a journal names each finished tensor with its digest. At the end files are
+flushed and the folder is renamed to OUT in one step (or exchanged with it under `--force`). A killed run leaves only
+`OUT.partial`; resuming trusts a journalled tensor only if its bytes still have that digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from eutectic.errors import OutputError, ResourceError
+from eutectic.weights.digest import hash_range
+from eutectic.weights.dtypes import DType
+from eutectic.weights.exchange import exchange_folders
+from eutectic.weights.safetensors import build_header
+
+__all__ = ["DEFAULT_SHARD_BYTES", "Shard", "Sink", "split_into_shards", "staging_of"]
+
+DEFAULT_SHARD_BYTES = 5_000_000_000
+JOURNAL = ".journal"
+RUN = 1 << 20  # bytes re-read at a time
+METADATA = {"format": "pt"}
+
+
+class Written(Protocol):
+    """What the sink needs to know of a tensor."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file of the result: its name, header, and each tensor's absolute offset."""
+
+    name: str
+    header: bytes
+    offsets: Mapping[str, int]
+    nbytes: int
+
+
+def split_into_shards(tensors: Sequence[Written], most_bytes: int = DEFAULT_SHARD_BYTES) -> list[Shard]:
+    """Files as transformers names them: tensors in order, a new file where the next would exceed `most_bytes`."""
+    groups: list[list[Written]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if groups[-1] and size + tensor.nbytes > most_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += tensor.nbytes
+    shards = []
+    for at, group in enumerate(groups, 1):
+        name = "model.safetensors" if len(groups) == 1 else f"model-{at:05d}-of-{len(groups):05d}.safetensors"
+        header, offsets = build_header({t.name: (t.dtype, t.shape) for t in group}, METADATA)
+        shards.append(Shard(name, header, offsets, len(header) + sum(t.nbytes for t in group)))
+    return shards
+
+
+def staging_of(out: Path) -> Path:
+    """The folder that an unfinished `out` lives in."""
+    return out.with_name(out.name + ".partial")
+
+
+class Sink:
+    """One result being written. Use `write` and `complete` from any thread, then `finish`, once, from one.
+
+    Args:
+        out: the folder to make. tensors: everything that it will hold, in order. shards: how they are split.
+        fingerprint: what the run depends on; a resumed run must have the same.
+        resume: continue what is staged. force: replace `out`, and drop what is staged.
+        fsync: flush to the disk before the final rename.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        tensors: Sequence[Written],
+        shards: Sequence[Shard],
+        fingerprint: str,
+        *,
+        resume: bool = False,
+        force: bool = False,
+        fsync: bool = True,
+    ) -> None:
+        self.out, self.shards, self.fsync, self.force = out.absolute(), shards, fsync, force
+        self.staging = staging_of(self.out)
+        self.tensors = {tensor.name: tensor for tensor in tensors}
+        self.digests: dict[str, str] = {}
+        self._place = {name: (at, offset) for at, s in enumerate(shards) for name, offset in s.offsets.items()}
+        self._lock = threading.Lock()
+        self._files: list[int] = []
+        self._journal = -1
+        fresh = self._stage(fingerprint, resume)
+        try:
+            self._open_shards(fresh)
+            if not fresh:
+                self._trust_journal()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------------ staging
+
+    def _stage(self, fingerprint: str, resume: bool) -> bool:
+        """Make or take over the staging folder; returns whether it is new."""
+        try:
+            self.staging.parent.mkdir(parents=True, exist_ok=True)
+            new = not self.staging.exists()
+            if new:
+                self.staging.mkdir()
+        except OSError as error:
+            raise OutputError(f"{self.staging} cannot be made: {error.strerror}") from None
+        path = self.staging / JOURNAL
+        try:
+            self._journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise OutputError(f"{self.staging} is being written by another process; wait for it or stop it") from None
+        except OSError as error:
+            self.close()
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+        if new:
+            self._append({"fingerprint": fingerprint})
+            return True
+        if self.force and not resume:
+            return self._restart(fingerprint)
+        if not resume:
+            self.close()
+            raise OutputError(f"{self.staging} holds an unfinished merge: --resume continues it, --force starts over")
+        first, *_ = self._entries() or [{}]
+        if not first.get("fingerprint"):
+            return self._restart(fingerprint)
+        if first["fingerprint"] != fingerprint:
+            self.close()
+            raise OutputError(
+                f"{self.staging} was started from another recipe, other sources or other options; "
+                "--force starts over, or remove that folder"
+            )
+        return False
+
+    def _restart(self, fingerprint: str) -> bool:
+        for entry in self.staging.iterdir():
+            if entry.name != JOURNAL:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        os.ftruncate(self._journal, 0)
+        self._append({"fingerprint": fingerprint})
+        return True
+
+    def _append(self, entry: dict[str, str]) -> None:
+        self._write(self._journal, memoryview(json.dumps(entry).encode() + b"\n"), None)
+
+    def _entries(self) -> list[dict[str, str]]:
+        """The journal's whole lines; a torn last one is ignored, as its tensor may not be complete."""
+        text = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
+        lines = text.split(b"\n")[:-1]
+        entries = []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            entries.append(entry if isinstance(entry, dict) else {})
+        return entries
+
+    def _open_shards(self, fresh: bool) -> None:
+        for shard in self.shards:
+            path = self.staging / shard.name
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._files.append(descriptor)
+                os.ftruncate(descriptor, shard.nbytes)
+            except OSError as error:
+                raise self._explain(error, shard.nbytes) from None
+            if fresh or os.pread(descriptor, len(shard.header), 0) != shard.header:
+                self._write(descriptor, memoryview(shard.header), 0)
+
+    def _trust_journal(self) -> None:
+        torn = os.fstat(self._journal).st_size
+        entries = self._entries()
+        whole = sum(len(json.dumps(entry)) + 1 for entry in entries)
+        if whole < torn:
+            os.ftruncate(self._journal, whole)
+        for entry in entries[1:]:
+            name, digest = entry.get("tensor"), entry.get("digest")
+            if name in self.tensors and digest and hash_range(self.runs(name)) == digest:
+                self.digests[name] = digest
+
+    def runs(self, name: str) -> Iterator[memoryview]:
+        """What is written of a tensor so far, read back in runs of whole pieces."""
+        at, offset = self._place[name]
+        buffer = bytearray(RUN)
+        left = self.tensors[name].nbytes
+        while left:
+            run = memoryview(buffer)[: min(RUN, left)]
+            count = os.preadv(self._files[at], [run], offset)
+            if count == 0:
+                return
+            yield run[:count]
+            offset, left = offset + count, left - count
+
+    # ------------------------------------------------------------------ writing
+
+    def write(self, name: str, start: int, data: memoryview) -> None:
+        """Write bytes of one tensor, `start` bytes into it."""
+        at, offset = self._place[name]
+        self._write(self._files[at], data, offset + start)
+
+    def _write(self, descriptor: int, data: memoryview, offset: int | None) -> None:
+        done = 0
+        try:
+            while done < data.nbytes:
+                if offset is None:
+                    done += os.write(descriptor, data[done:])
+                else:
+                    done += os.pwrite(descriptor, data[done:], offset + done)
+        except OSError as error:
+            raise self._explain(error, data.nbytes) from None
+
+    def _explain(self, error: OSError, nbytes: int) -> OutputError | ResourceError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return ResourceError(
+                f"no room left while writing {nbytes:,} bytes under {self.staging} ({error.strerror}). "
+                "Free some space, then run the same command with --resume."
+            )
+        return OutputError(f"writing under {self.staging} failed: {error.strerror}; --resume continues once mended")
+
+    def complete(self, name: str, digest: str) -> None:
+        """Record that every byte of a tensor is written."""
+        with self._lock:
+            self.digests[name] = digest
+            self._append({"tensor": name, "digest": digest})
+
+    def finish(self, files: Mapping[str, bytes]) -> Path:
+        """Add the other files, flush everything, and turn the staging folder into the result."""
+        absent = [name for name in self.tensors if name not in self.digests]
+        if absent:
+            raise AssertionError(f"{len(absent)} tensors were never completed, {absent[0]!r} among them")
+        for name, content in files.items():
+            self._put(self.staging / name, content)
+        if self.fsync:
+            for descriptor in self._files:
+                os.fsync(descriptor)
+            _sync_folder(self.staging)
+        (self.staging / JOURNAL).unlink()
+        self._publish()
+        self.close()
+        return self.out
+
+    def _put(self, path: Path, content: bytes) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._explain(error, len(content)) from None
+        try:
+            self._write(descriptor, memoryview(content), 0)
+            if self.fsync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _publish(self) -> None:
+        try:
+            if self.out.exists() and any(self.out.iterdir()):
+                if not self.force:
+                    raise OutputError(f"{self.out} appeared while merging; the result stays in {self.staging}")
+                exchange_folders(self.staging, self.out)
+                shutil.rmtree(self.staging)
+            else:
+                self.staging.rename(self.out)
+        except OSError as error:
+            raise OutputError(f"{self.staging} cannot be renamed to {self.out}: {error.strerror}") from None
+        if self.fsync:
+            _sync_folder(self.out.parent)
+
+    def close(self) -> None:
+        """Close every file; what is staged stays."""
+        for descriptor in [*self._files, self._journal]:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._files, self._journal = [], -1
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
