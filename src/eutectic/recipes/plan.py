@@ -20,7 +20,7 @@ from eutectic.recipes.compute import arena_bytes, twin
 from eutectic.recipes.match import Account, Step, match_tensors
 from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe
-from eutectic.recipes.tree import Tree, build_tree
+from eutectic.recipes.tree import Tree, build_tree, expand
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.sink import DEFAULT_SHARD_BYTES, Shard, split_into_shards
 
@@ -138,7 +138,7 @@ class Plan(Checkpoint):
             for tile in (MOST_TILE, MOST_TILE // 2, BLOCK):
                 buffers = self._buffers(threads, tile)
                 if buffers <= budget:
-                    cache = min(budget - buffers, budget // 2) if self.passes() else 0
+                    cache = min(budget - buffers, budget * 3 // 8) if self.passes() else 0
                     return Shape(threads, tile, buffers, cache)
         raise AssertionError("one thread and one block fit the floor")
 
@@ -215,6 +215,11 @@ class Plan(Checkpoint):
         names = "+".join(dict.fromkeys(merge.method.name for merge in self.tree.merges))
         return f"torch:{names}" if self.uses_torch else names
 
+    @property
+    def expanded(self) -> dict[str, Any]:
+        """The recipe as plain data with absolute paths, nested recipe files written out."""
+        return expand(self.recipe)
+
     def shared(self, find: Callable[[], Any]) -> Any:
         """What reductions over the whole model find, looked for once."""
         with self._shared_lock:
@@ -232,6 +237,13 @@ class Plan(Checkpoint):
             for line in merge.method.departures:
                 lines.append(f"{merge.method.name} (semantics: {merge.semantics}): {line}")
         return lines
+
+    @property
+    def licence_warning(self) -> str | None:
+        """A sentence where the sources' licences are unknown or differ."""
+        from eutectic.recipes.provenance import licence_warning, parents_of
+
+        return licence_warning(parents_of(self))
 
     def check_room(self, out: Path) -> None:
         """Refuse a target whose file system has too little room or cannot be written."""
@@ -270,6 +282,7 @@ class Plan(Checkpoint):
             "rate": origin,
             "torch": self.uses_torch,
             "notes": self.notes,
+            "licence": self.licence_warning,
         }
 
 

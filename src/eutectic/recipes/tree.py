@@ -14,7 +14,7 @@ from eutectic.recipes.schema import Recipe, Reference, Source, load_recipe, reso
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 
-__all__ = ["Leaf", "Merge", "Node", "build_tree", "check_parameters"]
+__all__ = ["Leaf", "Merge", "Node", "Tree", "build_tree", "check_parameters", "expand"]
 
 Location = tuple[str | int, ...]
 MOST_NESTING = 16
@@ -178,7 +178,7 @@ class _Builder:
             return self.recipe(reference, seed, depth + 1)
         path = resolve(reference, recipe)
         if path.suffix in RECIPE_SUFFIXES and path.is_file():
-            return self.recipe(load_recipe(path), seed, depth + 1)
+            return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1)
         key = path.resolve()
         if key not in self.by_path:
             leaf = Leaf(len(self.leaves), str(reference), open_checkpoint(path))
@@ -214,3 +214,22 @@ def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
     builder = _Builder(seed)
     root = builder.recipe(recipe, seed or 0, 0)
     return Tree(root, tuple(builder.leaves), tuple(root.walk()))
+
+
+def expand(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data that stands alone: absolute paths, and recipe files written out in place."""
+    data = recipe.canonical()
+    if recipe.base_model is not None:
+        data["base_model"] = _expand_reference(recipe.base_model, recipe)
+    for source, entry in zip(recipe.models, data["models"], strict=True):
+        entry["model"] = _expand_reference(source.model, recipe)
+    return data
+
+
+def _expand_reference(reference: Reference, recipe: Recipe) -> Any:
+    if isinstance(reference, Recipe):
+        return expand(reference)
+    path = resolve(reference, recipe)
+    if path.suffix in RECIPE_SUFFIXES and path.is_file():
+        return expand(load_recipe(path))
+    return str(path.absolute())

@@ -1,0 +1,235 @@
+"""What pydantic found wrong with a recipe, as sentences for the person who wrote it.
+
+pydantic's own wording never reaches the user: each kind of error that the schema can raise has a sentence
+here, and any other kind falls back to a plain one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from eutectic.errors import nearest
+from eutectic.recipes.document import Location
+
+__all__ = [
+    "FILE",
+    "MERGEKIT",
+    "PATH",
+    "RECIPE",
+    "Problem",
+    "concerns",
+    "mended",
+    "problems_of",
+    "sentence_of",
+    "shown",
+    "too_deep",
+]
+
+Problem = tuple[Location, str]
+MOST_NESTED = 16
+
+# Tags of the kinds of reference; pydantic puts them into locations, where the user's file has nothing.
+PATH, RECIPE, FILE, MERGEKIT = "<path>", "<recipe>", "<file>", "<mergekit>"
+
+# Keys that mergekit's schema has and this one does not, and what to do instead.
+_LATER = {
+    "slices": "list whole models under 'models'",
+    "modules": "list whole models under 'models'",
+    "sources": "list whole models under 'models'",
+    "layer_range": "only whole models can be merged",
+    "tokenizer": "the base model's tokenizer files are copied",
+    "chat_template": "the base model's chat template is copied",
+    "revision": "download that revision and give its folder",
+    "lora": "merge the adapter into its model first, and give that folder",
+    "override_architecture": "remove it; tensors are matched by name",
+    "residual_weight": "remove it; mergekit ignores it too",
+    "filter": "give one number",
+}
+# Options of merge methods, often written one level too high.
+_OPTIONS = {"weight", "density", "lambda", "epsilon", "gamma", "t", "normalize", "rescale", "int8_mask", "scale"}
+_OPTIONS |= {"select_topk", "sign_vote", "max_iter", "tol", "eps", "alpha", "r", "filter_wise", "normalize_weights"}
+_OPTIONS |= {"nuslerp_flatten", "nuslerp_row_wise"}
+# Keys for which "?" stands in, when their value cannot be read, while the rest of the recipe is checked.
+_NEEDED = ("merge_method", "model", "base_model")
+_EXAMPLES = {
+    "merge_method": "add for example 'merge_method: linear'",
+    "models": "add a list of models, each '- model: ./path'",
+    "model": "each entry of 'models' starts with '- model: ./path'",
+    "path": "add 'path: ./folder'",
+}
+
+
+def problems_of(errors: list[Any], known: Mapping[str, list[str]]) -> list[Problem]:
+    """pydantic's errors as (location, sentence); what follows from another of them is left out.
+
+    Args:
+        errors: `ValidationError.errors()`.
+        known: the keys of each kind of mapping: "recipe", "source", "file", "mergekit".
+    """
+    extra = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    problems: list[Problem] = []
+    for error in errors:
+        *above, key = error["loc"] or ("",)
+        misspelt = any([*above] == [*loc[:-1]] and nearest(str(loc[-1]), [str(key)]) for loc in extra)
+        if error["type"] == "missing" and misspelt:
+            continue  # the unknown key beside it says so
+        if error["type"] == "too_short" and error["input"]:
+            continue  # pydantic counts the valid items only
+        problems.append((_location_of(error), sentence_of(error, known)))
+    return problems
+
+
+def _location_of(error: Mapping[str, Any]) -> Location:
+    """pydantic's location without the tags that choose between kinds of reference."""
+    return tuple(step for step in error["loc"] if step not in (PATH, RECIPE, FILE, MERGEKIT))
+
+
+def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str:
+    """One sentence for one of pydantic's errors: key, value found, what to do.
+
+    >>> sentence_of({"type": "string_type", "loc": ("name",), "input": 7}, {})
+    "'name' must be text; found 7; put it in quotes"
+    """
+    kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    key = _key(_location_of(error))
+    if kind == "eutectic":
+        return f"{key} {context['sentence']}"
+    if kind == "missing":
+        return f"key {key} is missing; {_EXAMPLES.get(str(error['loc'][-1]), 'add it')}"
+    if kind == "extra_forbidden":
+        return _extra(error["loc"], known)
+    if kind == "none_required":
+        return _later(str(error["loc"][-1]))
+    if kind == "literal_error" and error["loc"][-1] == "tokenizer_source" and isinstance(value, str):
+        return f"mergekit's tokenizer_source {shown(value)} is not supported by Eutectic yet; use 'base'"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        hint = nearest(value, choices) if isinstance(value, str) else ""
+        return f"{key} must be {' or '.join(map(repr, choices))}; found {shown(value)}{hint}"
+    if kind == "string_type":
+        quotes = "; put it in quotes" if isinstance(value, (int, float)) else ""
+        return f"{key} must be text; found {shown(value)}{quotes}"
+    if kind in ("string_too_short", "string_pattern_mismatch"):
+        return f"{key} must not be empty"
+    if kind.startswith(("int_", "greater_than", "less_than")):
+        return f"{key} must be a whole number from 0 to 2**64 - 1; found {shown(value)}"
+    if kind == "too_short":
+        return f"{key} is empty; {_EXAMPLES['models']}"
+    if kind in ("tuple_type", "list_type"):
+        return f"{key} must be a list; found {shown(value)}"
+    if kind in ("dict_type", "mapping_type"):
+        return f"{key} must be a mapping such as 'weight: 0.5'; found {shown(value)}"
+    if kind.startswith(("model_", "dataclass_")):
+        return _not_a_mapping(error["loc"], value)
+    if kind.startswith("union_tag"):
+        return f"{key} must be a path or a nested recipe; found {shown(value)}"
+    return f"{key} does not take {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as the user wrote it, in at most 60 characters.
+
+    >>> shown(True), shown([1, 2]), shown(None), shown("x")
+    ('true', 'a list', 'nothing', "'x'")
+    """
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f".{value!r}".replace(".-", "-.")
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}...{text[0]}"
+
+
+def _key(loc: Location) -> str:
+    """The key that a person would point at: the last name of the location, with the index behind it."""
+    if not loc:
+        return "the recipe"
+    if isinstance(loc[-1], int):
+        return f"entry {loc[-1] + 1} of {_key(loc[:-1])}"
+    return f"'{shown(loc[-1])[1:-1]}'"
+
+
+def _extra(loc: tuple[Any, ...], known: Mapping[str, list[str]]) -> str:
+    key, above = str(loc[-1]), loc[:-1]
+    kind = "recipe"
+    if above and above[-1] in (FILE, MERGEKIT):
+        kind = above[-1].strip("<>")
+    elif above and isinstance(above[-1], int):
+        kind = "source"
+    names = known.get(kind, [])
+    hint = nearest(key, names)
+    if key in _LATER and not hint:
+        return _later(key)
+    if key in _OPTIONS and kind in ("recipe", "source"):
+        return f"unknown key {key!r} here; a method's options belong under 'parameters:'"
+    return f"unknown key {shown(key)}" + (hint or f"; known here: {', '.join(names)}")
+
+
+def _later(key: str) -> str:
+    return f"mergekit's {key!r} is not supported by Eutectic yet; {_LATER.get(key, 'remove it')}"
+
+
+def _not_a_mapping(loc: tuple[Any, ...], value: Any) -> str:
+    if loc and isinstance(loc[-1], int):
+        example = f"- model: {value}" if isinstance(value, str) and len(value) < 60 else "- model: ./path"
+        return f"{_key(loc)} must be a mapping; found {shown(value)}; write {example!r}"
+    return f"{_key(_location_of({'loc': loc}))} must be a mapping of keys to values; found {shown(value)}"
+
+
+def too_deep(data: Any) -> list[Problem]:
+    """Recipes written inside recipes beyond the bound, found before pydantic descends into them."""
+    open_: list[tuple[Location, Any, int]] = [((), data, 0)]
+    while open_:
+        loc, recipe, depth = open_.pop()
+        if depth > MOST_NESTED:
+            return [(loc, f"recipes are nested more than {MOST_NESTED} deep")]
+        if isinstance(recipe, dict):
+            models = recipe.get("models")
+            inner: list[tuple[Location, Any]] = [((*loc, "base_model"), recipe.get("base_model"))]
+            for at, source in enumerate(models if isinstance(models, list) else []):
+                inner.append(((*loc, "models", at, "model"), source.get("model") if isinstance(source, dict) else None))
+            open_ += [(where, value, depth + 1) for where, value in inner if isinstance(value, dict)]
+    return []
+
+
+def mended(data: Any, faulty: list[Location]) -> Any:
+    """A copy without the values at `faulty`; where a value cannot be missing, something stands in for it."""
+    data = copy.deepcopy(data)
+    for loc in faulty:
+        parent = data
+        for step in loc[:-1]:
+            parent = _child(parent, step)
+        if isinstance(parent, list):
+            parent[int(loc[-1])] = {"model": "?"}
+        elif isinstance(parent, dict):
+            key = str(loc[-1])
+            parent.pop(key, None)
+            parent |= {name: "?" for name in _NEEDED if name not in parent and (name == key or nearest(key, [name]))}
+    return data
+
+
+def _child(node: Any, step: str | int) -> Any:
+    if isinstance(node, dict):
+        return node.get(step)
+    return node[step] if isinstance(node, list) and isinstance(step, int) and step < len(node) else None
+
+
+def concerns(problem: Problem, faulty: list[Location]) -> bool:
+    """Whether a problem found in the mended recipe is about something that was removed from it."""
+    loc, sentence = problem
+    for other in faulty:
+        if loc in (other, other[:-1]):
+            return True
+        if "parameters" in other[-2:-1] and re.search(rf"\b{re.escape(str(other[-1]))}\b", sentence):
+            return True
+    return False

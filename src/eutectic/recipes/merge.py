@@ -1,0 +1,253 @@
+"""`plan` and `merge`: from a recipe, a recipe file or a lock file to a finished folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eutectic.errors import OutputError, RecipeError, SourceError, VerificationError
+from eutectic.recipes.plan import Options, Plan, make_plan
+from eutectic.recipes.provenance import LOCK, fingerprint, lock_document, side_files
+from eutectic.recipes.rates import Rates
+from eutectic.recipes.schema import Recipe, load_recipe
+from eutectic.recipes.tree import check_parameters
+from eutectic.weights.checkpoint import read_json
+from eutectic.weights.sink import Sink
+
+__all__ = ["RecipeLike", "Watcher", "merge", "plan"]
+
+RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
+COMPILING_AFTER = 1.0  # seconds: loading compiled kernels takes less, compiling them more
+
+
+class Watcher:
+    """What a merge tells whoever watches it. The default watches nothing."""
+
+    def planned(self, plan: Plan) -> None:
+        """The plan is made; nothing is written yet."""
+
+    def compiling(self) -> None:
+        """Kernels are being compiled for this machine, which happens once."""
+
+    def moved(self, nbytes: int) -> None:
+        """A tile moved this many bytes (read and written)."""
+
+
+def plan(recipe: RecipeLike, options: Options | None = None, **changes: Any) -> Plan:
+    """What `merge` would do, from headers alone: tensors, bytes, memory, time. The plan is a lazy `Checkpoint`.
+
+    Args:
+        recipe: a path to a recipe (or its lock file), a mapping, or a `Recipe`.
+        options: how to run it; `changes` replaces single fields, such as ``max_memory=2 << 30``.
+
+    Raises:
+        RecipeError, SourceError, ResourceError: everything that can be known before a byte is merged.
+    """
+    found, lock = _read(recipe)
+    return _plan(found, lock, replace(options or Options(), **changes))
+
+
+def _plan(recipe: Recipe, lock: Mapping[str, Any] | None, options: Options) -> Plan:
+    if lock is None:
+        return make_plan(recipe, options)
+    made = make_plan(recipe, replace(options, **{name: lock["options"][name] for name in LOCKED}))
+    _check_sources(made, lock)
+    return made
+
+
+LOCKED = ("seed", "shard_bytes", "allow_mismatch", "allow_nonfinite", "torch_only")
+
+
+def merge(
+    recipe: RecipeLike,
+    out: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    watcher: Watcher | None = None,
+    **changes: Any,
+) -> Plan | Path:
+    """Merge checkpoints into the folder `out`, or return the lazy merged `Checkpoint` where `out` is None.
+
+    Args:
+        recipe: a path to a recipe (or its lock file), a mapping, or a `Recipe`.
+        out: the folder to make; its parent is made if absent.
+        options: memory, threads, seed and so on; `changes` replaces single fields.
+        resume: continue a killed run; a finished `out` of the same recipe is returned as it is.
+        force: replace `out` (a model folder) and drop anything unfinished.
+        watcher: told about the plan and every tile.
+
+    Raises:
+        EutecticError: see `eutectic.errors`; whatever happens, `out` is either whole or absent.
+    """
+    found, lock = _read(recipe)
+    made = _plan(found, lock, replace(options or Options(), **changes))
+    if out is None:
+        return made
+    watcher = watcher or Watcher()
+    out = Path(out).absolute()
+    mark = fingerprint(made)
+    if out.exists() and resume and not force and _finished(out) == mark:
+        return out
+    _check_target(made, out, force=force)
+    made.check_room(out)
+    watcher.planned(made)
+    expected = lock["output"]["tensors"] if lock is not None else None
+    shards = made.shards
+    sink = Sink(out, made.steps, shards, mark, resume=resume, force=force, fsync=made.options.fsync)
+    try:
+        _run(made, sink, watcher)
+        if expected is not None:
+            _compare(sink.digests, expected, sink.staging)
+        files = side_files(made, shards, _text_of(recipe, made))
+        files[LOCK] = _json(lock_document(made, sink.digests, files))
+        return sink.finish(files)
+    finally:
+        sink.close()
+
+
+def _run(made: Plan, sink: Sink, watcher: Watcher) -> None:
+    from eutectic.recipes.stream import Stream, rehearse
+
+    with _one_thread(made.uses_torch), _told(watcher):
+        for merge_ in made.tree.merges:
+            step = next((s for s in made.steps if merge_.index in made.programs.get(s.name, {})), None)
+            if step is not None:
+                rehearse(made.programs[step.name][merge_.index], len(merge_.inputs))
+    with _one_thread(made.uses_torch):
+        begun = time.perf_counter()
+        todo = sum(step.nbytes for step in made.steps if step.name not in sink.digests)
+        watcher.moved(2 * (made.nbytes - todo))
+        Stream(made, sink, watcher.moved).run()
+        if todo == made.nbytes:
+            Rates.load().record(
+                made.kind, made.shape.threads, made.bytes_read + made.nbytes, time.perf_counter() - begun
+            )
+
+
+@contextmanager
+def _told(watcher: Watcher) -> Iterator[None]:
+    """Tell the watcher when loading the kernels takes so long that they must be compiling."""
+    timer = threading.Timer(COMPILING_AFTER, watcher.compiling)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _one_thread(uses_torch: bool) -> Iterator[None]:
+    """torch's own threads off: the tiles are the parallelism."""
+    if not uses_torch:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _read(recipe: RecipeLike) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe, and the lock file that it came from if it did."""
+    if isinstance(recipe, Recipe):
+        return recipe, None
+    if isinstance(recipe, (str, os.PathLike)) and str(recipe).endswith(".json") and os.path.isfile(recipe):  # noqa: PTH113
+        lock = read_json(Path(recipe))
+        if "lock" in lock:
+            parts = {"recipe", "sources", "options", "output"}
+            if lock["lock"] != 1 or not parts <= lock.keys():
+                raise RecipeError(f"{recipe}: not a lock file that this version reads (lock: {lock['lock']!r:.40})")
+            name = f"{recipe}: recipe"
+            return load_recipe(lock["recipe"], name=name, check=check_parameters), lock
+    return load_recipe(recipe, check=check_parameters), None
+
+
+def _text_of(recipe: RecipeLike, made: Plan) -> str:
+    """The recipe as its author wrote it, or as YAML where it was never text."""
+    if isinstance(recipe, (str, os.PathLike)) and str(recipe).endswith((".yaml", ".yml")):
+        return Path(recipe).read_text(encoding="utf-8")
+    return yaml.safe_dump(made.recipe.canonical(), sort_keys=False, allow_unicode=True)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    import json
+
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def _finished(out: Path) -> str | None:
+    """The fingerprint of a finished folder."""
+    lock = out / LOCK
+    return read_json(lock).get("fingerprint") if lock.is_file() else None
+
+
+def _check_target(made: Plan, out: Path, *, force: bool) -> None:
+    """Refuse a target that exists, that is or holds a source, or that is plainly not a model folder."""
+    for leaf in made.tree.leaves:
+        path = leaf.checkpoint.path
+        if path is None:
+            continue
+        source = (path if path.is_dir() else path.parent).resolve()
+        here = out.resolve()
+        if here == source or here in source.parents or (source in here.parents and path.is_dir()):
+            raise OutputError(f"{out} is, holds or lies inside the source {leaf.label}; choose another target")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"{out} exists and is not a folder; choose another target")
+    if any(out.iterdir()):
+        if not force:
+            raise OutputError(
+                f"{out} exists. --force replaces it, --resume accepts it if it is this very merge, finished; "
+                "or choose another target."
+            )
+        if not any((out / name).exists() for name in (LOCK, "config.json", "model.safetensors")):
+            raise OutputError(f"{out} does not look like a model folder; --force will not delete it")
+
+
+def _check_sources(made: Plan, lock: Mapping[str, Any]) -> None:
+    """Say which source changed since the lock file was written."""
+    from eutectic.recipes.provenance import source_records
+
+    full = any("blake3" in file for record in lock["sources"] for file in record["files"])
+    was = {record["path"]: record for record in lock["sources"]}
+    changed = []
+    for record in source_records(made, full=full):
+        before = {file["name"]: file for file in was.get(record["path"], {"files": []})["files"]}
+        for file in record["files"]:
+            then = before.get(file["name"])
+            if then is None:
+                changed.append(f"{record['path']}: {file['name']} is new")
+            elif any(
+                then.get(key) != file[key] for key in ("bytes", "header", "blake3") if key in file and key in then
+            ):
+                changed.append(f"{record['path']}: {file['name']} changed")
+    if changed:
+        raise SourceError("\n".join(["the sources are not those of the lock file:", *(f"  - {c}" for c in changed)]))
+
+
+def _compare(digests: Mapping[str, str], expected: Mapping[str, str], staging: Path) -> None:
+    """Refuse to publish a rebuild whose bytes differ from the lock file's."""
+    different = [name for name, digest in digests.items() if expected.get(name) != digest]
+    if different or len(digests) != len(expected):
+        shown = ", ".join(different[:5]) + (", ..." if len(different) > 5 else "")
+        raise VerificationError(
+            f"the rebuilt tensors differ from the lock file in {len(different)} of {len(expected)}: {shown}. "
+            "A source's values changed although its header did not, or another version made the lock file. "
+            f"The result stays unpublished in {staging}."
+        )

@@ -1,0 +1,243 @@
+"""What lies beside the weights: lock file, model card, the recipe itself, and the reference model's side files."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import eutectic
+from eutectic.recipes.plan import Plan
+from eutectic.recipes.tree import Leaf
+from eutectic.weights import digest
+from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
+from eutectic.weights.sink import Shard
+
+__all__ = ["LOCK", "RECIPE", "Parent", "fingerprint", "lock_document", "parents_of", "side_files"]
+
+LOCK = "recipe.lock.json"
+RECIPE = "recipe.yaml"
+CARD = "README.md"
+INDEX = "model.safetensors.index.json"
+LOCK_VERSION = 1
+SIDE_FILES = (
+    "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "chat_template*", "*.model", "*.jinja", "*processor*.json", "*.py", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+MOST_SIDE_BYTES = 256 << 20
+_HUB_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]+)")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A source as the model card names it: `name` is a hub id where one is known, else the folder's name."""
+
+    leaf: Leaf
+    name: str
+    revision: str | None
+    licence: str | None
+
+
+def parents_of(plan: Plan) -> list[Parent]:
+    """Every source with its public name and licence, the reference model first."""
+    reference = plan.tree.reference
+    leaves = [reference, *(leaf for leaf in plan.tree.leaves if leaf is not reference)]
+    return [_parent(leaf) for leaf in leaves]
+
+
+def _parent(leaf: Leaf) -> Parent:
+    path = (leaf.checkpoint.path or Path(leaf.label)).absolute()
+    folder = path if path.is_dir() else path.parent
+    cached = _HUB_CACHE.search(path.as_posix())
+    if cached:
+        name, revision = f"{cached[1]}/{cached[2]}", cached[3]
+    else:
+        name, revision = (path.name if path.is_dir() else path.stem), None
+    return Parent(leaf, name, revision, _licence(folder / CARD))
+
+
+def _licence(card: Path) -> str | None:
+    """The licence that a model card's front matter states."""
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
+    front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    try:
+        stated = yaml.safe_load(front[1]) if front else None
+    except yaml.YAMLError:
+        return None
+    found = stated.get("license") if isinstance(stated, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def licence_warning(parents: list[Parent]) -> str | None:
+    """A sentence where the parents' licences are unknown or differ."""
+    unknown = [parent.name for parent in parents if parent.licence is None]
+    known = sorted({parent.licence for parent in parents if parent.licence})
+    parts = []
+    if len(known) > 1:
+        parts.append(f"The parents' licences differ ({', '.join(known)}); what the merge may be used for is unclear.")
+    if unknown:
+        shown = ", ".join(unknown[:4]) + (", ..." if len(unknown) > 4 else "")
+        parts.append(f"No licence is stated for {shown}; check before you share this model.")
+    return " ".join(parts) or None
+
+
+# ---------------------------------------------------------------- lock file
+
+
+def source_records(plan: Plan, *, full: bool = False) -> list[dict[str, Any]]:
+    """What each source was: its files' sizes, times and header digests, and (if `full`) all of their bytes'."""
+    records = []
+    for parent in parents_of(plan):
+        files = []
+        for file, header in parent.leaf.checkpoint.headers.items():
+            record: dict[str, Any] = {
+                "name": file.path.name,
+                "bytes": file.size,
+                "modified_ns": file.mtime_ns,
+                "header": digest.hash_bytes(header),
+            }
+            if full:
+                record["blake3"] = digest.hash_file(file)
+            files.append(record)
+        path = (parent.leaf.checkpoint.path or Path(parent.leaf.label)).absolute()
+        records.append({"path": str(path), "name": parent.name, "revision": parent.revision, "files": files})
+    return records
+
+
+def fingerprint(plan: Plan) -> str:
+    """Everything that the result's bytes depend on, as one digest: a resumed run must have the same."""
+    options = plan.options
+    depends = [
+        eutectic.__version__,
+        plan.expanded,
+        source_records(plan),
+        [plan.tree.root.seed, options.shard_bytes, options.allow_mismatch, options.torch_only],
+    ]
+    return digest.hash_bytes(json.dumps(depends, sort_keys=True).encode())
+
+
+def lock_document(plan: Plan, digests: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The lock file: what went in, with what, and the digest of everything that came out."""
+    options = plan.options
+    return {
+        "lock": LOCK_VERSION,
+        "eutectic": eutectic.__version__,
+        "fingerprint": fingerprint(plan),
+        "recipe": plan.expanded,
+        "sources": source_records(plan, full=options.hash_sources),
+        "options": {
+            "seed": plan.tree.root.seed,
+            "shard_bytes": options.shard_bytes,
+            "allow_mismatch": options.allow_mismatch,
+            "allow_nonfinite": options.allow_nonfinite,
+            "torch_only": options.torch_only,
+        },
+        "versions": _versions(plan),
+        "output": {
+            "digest": digest.NAME,
+            "tensors": {step.name: digests[step.name] for step in plan.steps},
+            "files": {name: digest.hash_bytes(content) for name, content in sorted(files.items())},
+        },
+    }
+
+
+def _versions(plan: Plan) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("numpy", "numba", *(("torch",) if plan.uses_torch else ())):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+# ---------------------------------------------------------------- files beside the weights
+
+
+def side_files(plan: Plan, shards: list[Shard], recipe_text: str) -> dict[str, bytes]:
+    """Every file of the result but the weights and the lock."""
+    files = _copied(plan)
+    if len(shards) > 1:
+        files[INDEX] = _index(plan, shards)
+    files[RECIPE] = recipe_text.encode()
+    files[CARD] = _card(plan, recipe_text).encode()
+    return files
+
+
+def _copied(plan: Plan) -> dict[str, bytes]:
+    path = plan.tree.reference.checkpoint.path
+    if path is None:
+        return {}
+    folder = path if path.is_dir() else path.parent
+    files: dict[str, bytes] = {}
+    for entry in sorted(folder.iterdir()):
+        wanted = any(fnmatch(entry.name, pattern) for pattern in SIDE_FILES)
+        weights = entry.suffix in (".safetensors", *PICKLE_SUFFIXES) or entry.name.endswith(".index.json")
+        if wanted and not weights and entry.is_file() and entry.stat().st_size <= MOST_SIDE_BYTES:
+            files[entry.name] = entry.read_bytes()
+    if "config.json" in files and plan.tree.root.dtype is not None:
+        files["config.json"] = _config(folder / "config.json", plan.tree.root.dtype.torch, files["config.json"])
+    return files
+
+
+def _config(path: Path, dtype: str, verbatim: bytes) -> bytes:
+    """config.json with the dtype that the weights now have; verbatim where it says so already."""
+    config = read_json(path)
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+    if all(config.get(key) == dtype for key in keys):
+        return verbatim
+    return (json.dumps(config | dict.fromkeys(keys, dtype), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _index(plan: Plan, shards: list[Shard]) -> bytes:
+    places = {name: shard.name for shard in shards for name in shard.offsets}
+    document = {
+        "metadata": {"total_parameters": plan.numel, "total_size": plan.nbytes},
+        "weight_map": dict(sorted(places.items())),
+    }
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def _card(plan: Plan, recipe_text: str) -> str:
+    parents = parents_of(plan)
+    known = {parent.licence for parent in parents}
+    front: dict[str, Any] = {
+        "base_model": list(dict.fromkeys(parent.name for parent in parents)),
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "eutectic"],
+    }
+    if len(known) == 1 and None not in known:
+        front["license"] = known.pop()
+    root = plan.tree.root
+    title = plan.recipe.name or "Merged model"
+    source = f" ({root.method.reference})" if root.method.reference else ""
+    lines = [
+        "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", "", f"# {title}", "",
+        f"Made with Eutectic {eutectic.__version__} by `{root.method.name}`: {root.method.summary}{source}.", "",
+    ]  # fmt: skip
+    warning = licence_warning(parents)
+    if warning:
+        lines += [f"> **Licence.** {warning}", ""]
+    lines += ["## Sources", "", "| model | revision | licence | bytes |", "|---|---|---|---|"]
+    for parent in parents:
+        nbytes = parent.leaf.checkpoint.nbytes
+        lines.append(f"| {parent.name} | {parent.revision or ''} | {parent.licence or 'unknown'} | {nbytes:,} |")
+    lines += ["", "## Tensors", "", *(f"- {line}" for line in plan.account.lines), ""]
+    lines += ["## Recipe", "", "```yaml", recipe_text.strip(), "```", ""]
+    lines += [
+        f"`eutectic merge {LOCK} OUT` rebuilds the same bytes from the same sources; "
+        "`eutectic verify FOLDER` checks this copy.",
+        "",
+    ]
+    return "\n".join(lines)

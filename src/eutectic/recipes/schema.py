@@ -1,0 +1,272 @@
+"""The recipe: what to merge, how, and into which type. mergekit's `models` form, read strictly.
+
+A recipe is frozen and hashable. Two recipes are equal when their canonical forms are: `1` and `1.0` are one
+value, key order and the file that a recipe came from do not matter. `load_recipe` is the way in; it
+reports every fault at once, each with its place, the value found and what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
+
+from eutectic.errors import RecipeError
+from eutectic.recipes.document import Document, Location, load_document
+from eutectic.recipes.faults import FILE, MERGEKIT, PATH, RECIPE, Problem, concerns, mended, problems_of, too_deep
+from eutectic.recipes.values import DTypeName, Parameters, PathText, Scalar, Text, Values, canonical_values
+
+__all__ = ["Recipe", "Reference", "Scalar", "Source", "load_recipe", "parse_recipe", "resolve", "schema_json", "walk"]
+
+Check = Callable[["Recipe", Location], list[Problem]]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data in a fixed key order, without defaults."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """BLAKE2b of the canonical JSON: 64 hexadecimal digits."""
+        return hashlib.blake2b(self._text().encode("ascii"), digest_size=32).hexdigest()
+
+    def _text(self) -> str:
+        return json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self is other or (isinstance(other, _Frozen) and self._text() == other._text())
+
+    def __hash__(self) -> int:
+        return hash(self._text())
+
+
+def _kind(value: Any) -> str | None:
+    """Which kind of reference a value is meant to be."""
+    if isinstance(value, str):
+        return PATH
+    if not isinstance(value, Mapping):
+        return RECIPE if isinstance(value, Recipe) else None
+    if "merge_method" in value or "models" in value:
+        return RECIPE
+    return FILE if "path" in value else MERGEKIT if "model" in value else RECIPE
+
+
+def _kind_of_model(value: Any) -> str | None:
+    return PATH if isinstance(value, str) else FILE if isinstance(value, Mapping) else None
+
+
+class FileReference(_Frozen):
+    """mergekit's mapping for one model: its path. A revision is not supported yet."""
+
+    path: PathText
+    revision: None = None
+
+
+class MergekitReference(_Frozen):
+    """mergekit's mapping for a model with an adapter. The adapter is not supported yet."""
+
+    model: Annotated[
+        Annotated[PathText, Tag(PATH)] | Annotated[FileReference, Tag(FILE)], Discriminator(_kind_of_model)
+    ]
+    lora: None = None
+    override_architecture: None = None
+
+
+def _unwrap(reference: Any) -> Any:
+    if isinstance(reference, MergekitReference):
+        reference = reference.model
+    return reference.path if isinstance(reference, FileReference) else reference
+
+
+if TYPE_CHECKING:
+    Reference = Union[str, "Recipe"]  # noqa: UP007  a forward reference
+else:
+    Reference = Annotated[
+        Annotated[PathText, Tag(PATH)]
+        | Annotated[FileReference, Tag(FILE)]
+        | Annotated[MergekitReference, Tag(MERGEKIT)]
+        | Annotated["Recipe", Tag(RECIPE)],
+        Discriminator(_kind),
+        AfterValidator(_unwrap),
+    ]
+
+_MODEL = "A model folder, a weight file, a recipe file, or a recipe written in place."
+_DTYPE = "Type of the result where out_dtype is absent. Default: that of the base or first source."
+
+
+class Source(_Frozen):
+    """One input of a merge."""
+
+    model: Reference = Field(description=_MODEL)
+    parameters: Values = Field(default_factory=Parameters, description="Options of the method for this source.")
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data in a fixed key order, without defaults."""
+        values = {"parameters": canonical_values(self.parameters)} if self.parameters else {}
+        return {"model": _canonical_reference(self.model), **values}
+
+
+class Recipe(_Frozen):
+    """What to merge, how, and into which type."""
+
+    merge_method: Text = Field(description="Name of the method, such as linear, slerp, ties or dare_ties.")
+    models: tuple[Source, ...] = Field(min_length=1, description="The sources, in the method's order.")
+    base_model: Reference | None = Field(None, description="What deltas are taken from. " + _MODEL)
+    parameters: Values = Field(default_factory=Parameters, description="Options, and defaults for all sources.")
+    dtype: DTypeName = Field(None, description=_DTYPE)
+    out_dtype: DTypeName = Field(None, description="Type of the result.")
+    semantics: Literal["mergekit", "paper"] = Field(
+        "mergekit", description="Whose meaning an option has where mergekit departs from the method's paper."
+    )
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**64)] | None = Field(
+        None, description="Of the random numbers. Default: that of the recipe around this one, or 0."
+    )
+    name: Text | None = Field(None, description="A name for people.")
+    tokenizer_source: Literal["base"] | None = Field(None, description="Where tokenizer files come from: the base.")
+
+    _folder: Path | None = PrivateAttr(default=None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Take the folder of the recipe file from the validation context."""
+        if context:
+            self._folder = context["folder"]
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the file that this recipe was read from. No part of equality, hash or fingerprint."""
+        return self._folder
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data in a fixed key order, without defaults: the same for recipes that mean the same.
+
+        >>> load_recipe("models: [{parameters: {weight: 1.0}, model: a}]\\nmerge_method: linear").canonical()
+        {'merge_method': 'linear', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
+        """
+        base = self.base_model
+        data = {
+            "name": self.name,
+            "merge_method": self.merge_method,
+            "base_model": None if base is None else _canonical_reference(base),
+            "models": [source.canonical() for source in self.models],
+            "parameters": canonical_values(self.parameters) or None,
+            "dtype": self.dtype,
+            "out_dtype": self.out_dtype,
+            "semantics": None if self.semantics == "mergekit" else self.semantics,
+            "seed": self.seed,
+            "tokenizer_source": self.tokenizer_source,
+        }
+        return {key: value for key, value in data.items() if value is not None}
+
+
+Source.model_rebuild()
+_KNOWN = {
+    "recipe": list(Recipe.model_fields),
+    "source": list(Source.model_fields),
+    "file": ["path"],
+    "mergekit": ["model"],
+}
+
+
+def _canonical_reference(reference: Reference) -> Any:
+    return reference.canonical() if isinstance(reference, Recipe) else reference
+
+
+def load_recipe(
+    source: str | os.PathLike[str] | Mapping[str, Any], *, name: str | None = None, check: Check | None = None
+) -> Recipe:
+    """Read a recipe from a YAML or JSON file, from its text, or from a mapping.
+
+    Args:
+        source: a path; or the text itself, told by a line break or a leading ``{``; or a mapping.
+        name: what places start with; the path as given, or ``recipe``.
+        check: see `parse_recipe`.
+
+    Raises:
+        RecipeError: the file cannot be read or the recipe has faults; all of them are in `problems`.
+
+    >>> load_recipe({"merge_method": "linear", "models": [{"model": "./a"}], "dtype": "bf16"}).dtype
+    'bfloat16'
+    """
+    if isinstance(source, str) and not (source.lstrip().startswith("{") or "\n" in source or not source.strip()):
+        source = Path(source)
+    return parse_recipe(load_document(source, name=name), check=check)
+
+
+def parse_recipe(document: Document, *, check: Check | None = None) -> Recipe:
+    """A document as a recipe, or one error that lists every fault in the order of the document.
+
+    `check(recipe, location)` is called for the recipe and for every recipe written inside it, and returns
+    further problems as (location from the top, sentence). It also sees a recipe that has other faults, as
+    far as the rest of it can be read.
+    """
+    problems = too_deep(document.data)
+    recipe: Recipe | None = None
+    if not problems:
+        recipe, problems = _validate(document.data, document.folder)
+    if check is not None:
+        faulty = [loc for loc, _ in problems]
+        readable = recipe or _validate(mended(document.data, faulty), document.folder)[0]
+        found = [problem for loc, part in walk(readable) for problem in check(part, loc)] if readable else []
+        problems += [problem for problem in found if not concerns(problem, faulty)]
+    if recipe is None or problems:
+        problems.sort(key=lambda problem: document.order(problem[0]))
+        lines = list(dict.fromkeys(f"{document.place(loc)}: {sentence}" for loc, sentence in problems))
+        raise RecipeError(f"{document.name} has {len(lines)} problem{'s'[: len(lines) != 1]}:", lines)
+    return recipe
+
+
+def _validate(data: Any, folder: Path | None) -> tuple[Recipe | None, list[Problem]]:
+    try:
+        return Recipe.model_validate(data, context={"folder": folder}), []
+    except ValidationError as error:
+        return None, problems_of(error.errors(include_url=False), _KNOWN)
+
+
+def walk(recipe: Recipe, loc: Location = ()) -> Iterator[tuple[Location, Recipe]]:
+    """The recipe and every recipe written inside it, each with its location, outer ones first."""
+    yield loc, recipe
+    if isinstance(recipe.base_model, Recipe):
+        yield from walk(recipe.base_model, (*loc, "base_model"))
+    for at, source in enumerate(recipe.models):
+        if isinstance(source.model, Recipe):
+            yield from walk(source.model, (*loc, "models", at, "model"))
+
+
+def resolve(reference: str, recipe: Recipe | None = None) -> Path:
+    """Where a path of a recipe points: from the current directory, or else from the recipe file's folder.
+
+    The path is returned as written where neither exists; whoever opens it reports that.
+
+    >>> str(resolve("./models/base"))
+    'models/base'
+    """
+    try:
+        path = Path(reference).expanduser()
+    except RuntimeError:  # "~nobody/model"
+        path = Path(reference)
+    folder = None if recipe is None else recipe.folder
+    if folder is not None and not os.path.exists(path) and os.path.exists(folder / path):  # noqa: PTH110  no raise
+        return folder / path
+    return path
+
+
+def schema_json() -> str:
+    """The JSON schema of a recipe, for editors; `tests/golden/recipe.schema.json` is the reviewed copy."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    return json.dumps(_untitled(schema), indent=2) + "\n"
+
+
+def _untitled(node: Any) -> Any:
+    """Without the titles that pydantic makes from field names."""
+    if isinstance(node, dict):
+        return {key: _untitled(value) for key, value in node.items() if key != "title" or not isinstance(value, str)}
+    return [_untitled(item) for item in node] if isinstance(node, list) else node
