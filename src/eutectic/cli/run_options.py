@@ -59,7 +59,7 @@ def describe(plan: Plan) -> list[str]:
     root = plan.tree.root
     shape, options = plan.shape, plan.options
     seconds, origin = plan.seconds()
-    passes = 1 + plan.passes()
+    passes = 1 + plan.passes
     shards = plan.shards
     lines = [
         f"{root.method.name}: {root.method.summary}",

@@ -15,7 +15,17 @@ from numba import njit
 from eutectic.ops.codec import E4M3_TABLE, E5M2_TABLE
 from eutectic.ops.program import BLOCK
 
-__all__ = ["STEP", "count_ties", "gram", "histogram", "l1_sums", "refine", "sparse_sum", "weighted_sum"]
+__all__ = [
+    "STEP",
+    "count_ties",
+    "gram",
+    "histogram",
+    "l1_sums",
+    "magnitudes",
+    "refine",
+    "sparse_sum",
+    "weighted_sum",
+]
 
 STEP = 2048  # elements decoded at a time: 8 KB of float32 per input
 LANES = 64  # independent partial sums inside a block; a fixed order that the compiler can vectorise
@@ -250,6 +260,22 @@ def _subtract(values, base, m):  # pragma: no cover - compiled
     """values -= base, in float32."""
     for i in range(m):
         values[i] = values[i] - base[i]
+
+
+@njit(nogil=True, cache=True)
+def magnitudes(rows, codes, n, sizes, bad):  # pragma: no cover - compiled
+    """sizes[s, i] = bits of |x_s - base| at element i (uint32 [sources, n])."""
+    base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    for start in range(0, n, STEP):
+        m = min(STEP, n - start)
+        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        for s in range(1, rows.shape[0]):
+            bad[s] += _decode(rows[s], codes[s], start, m, bits)
+            _subtract(values, base, m)
+            out = sizes[s - 1, start : start + m]
+            for i in range(m):
+                out[i] = bits[i] & np.uint32(0x7FFFFFFF)
 
 
 @njit(nogil=True, cache=True)

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HIGH_BINS", "LOW_BINS", "find_bin", "kept_count", "largest", "share_ties"]
+__all__ = ["HIGH_BINS", "LOW_BINS", "find_bin", "kept_count", "largest", "select", "share_ties"]
 
 HIGH_BINS, LOW_BINS = 1 << 15, 1 << 16
 
@@ -42,6 +42,23 @@ def find_bin(counts: np.ndarray, keep: int) -> tuple[int, int]:
     place = int(np.searchsorted(from_top, keep))
     above = int(from_top[place - 1]) if place else 0
     return len(counts) - 1 - place, keep - above
+
+
+def select(magnitudes: np.ndarray, keep: int) -> tuple[int, int | None]:
+    """The keep-th largest of integer magnitudes [n], and how many equal to it are kept (None: all of them).
+
+    >>> select(np.array([3, 9, 3, 3], dtype=np.uint32), 2), select(np.array([1, 2], dtype=np.uint32), 2)
+    ((3, 1), (0, None))
+    """
+    count = len(magnitudes)
+    if keep >= count:
+        return 0, None
+    if keep <= 0:
+        return 0x7FFFFFFF, None
+    threshold = int(np.partition(magnitudes, count - keep)[count - keep])
+    left = keep - int(np.count_nonzero(magnitudes > threshold))
+    everyone = threshold == 0 or left == int(np.count_nonzero(magnitudes == threshold))
+    return threshold, None if everyone else left
 
 
 def share_ties(ties: np.ndarray, need: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eutectic.ops.program import BLOCK, Program, Reduction, Tile
-from eutectic.ops.quantile import HIGH_BINS, LOW_BINS, find_bin, kept_count, share_ties
+from eutectic.ops.quantile import HIGH_BINS, LOW_BINS, find_bin, kept_count, select, share_ties
 from eutectic.ops.random import bound
 
 __all__ = ["Found", "SparseSum"]
@@ -22,6 +22,8 @@ class Found:
     """What the passes found: per source the threshold's bits, per block how many equal to it are kept."""
 
     keep: np.ndarray  # int64 [sources]: how many entries each source keeps in the group
+    numel: int
+    blocks: int
     high: np.ndarray | None = None  # int64 [sources]: bin that holds the threshold, -1 where nothing is trimmed
     need: np.ndarray | None = None  # int64 [sources]: entries still to keep inside that bin, then of that value
     limits: np.ndarray | None = None  # int64 [sources]: threshold bits, or random bounds
@@ -65,7 +67,7 @@ class SparseSum(Program):
     def begin(self, numel: int, blocks: int) -> Found:
         count = len(self.densities)
         keep = np.array([kept_count(density, numel) for density in self.densities], dtype=np.int64)
-        found = Found(keep)
+        found = Found(keep, numel, blocks)
         if not self.trims:
             limits = [0 if self.by_magnitude else bound(density) for density in self.densities]
             found = replace(found, limits=np.array(limits, dtype=np.int64), quotas=_plenty(count))
@@ -77,6 +79,8 @@ class SparseSum(Program):
     def wants(self, found: Found) -> Reduction | None:
         count = len(self.densities)
         if found.limits is None:
+            if found.blocks == 1:  # small: all magnitudes at once cost less than two histograms
+                return Reduction("magnitudes", "blocks", (count, found.numel), "uint32")
             if found.high is None:
                 return Reduction("histogram", "sum", (count, HIGH_BINS))
             return Reduction("refine", "sum", (count, LOW_BINS))
@@ -89,7 +93,9 @@ class SparseSum(Program):
     def reduce(self, reduction: Reduction, tile: Tile, found: Found, total: np.ndarray) -> None:
         from eutectic.ops import kernels
 
-        if reduction.kind == "histogram":
+        if reduction.kind == "magnitudes":
+            kernels.magnitudes(tile.rows, tile.codes, tile.n, total[0], tile.bad)
+        elif reduction.kind == "histogram":
             kernels.histogram(tile.rows, tile.codes, tile.n, total, tile.bad)
         elif reduction.kind == "refine":
             kernels.refine(tile.rows, tile.codes, tile.n, found.high, total)
@@ -105,6 +111,11 @@ class SparseSum(Program):
             )  # fmt: skip
 
     def solve(self, reduction: Reduction, total: np.ndarray, found: Found) -> Found:
+        if reduction.kind == "magnitudes":
+            chosen = [select(row, int(keep)) for row, keep in zip(total[0], found.keep, strict=True)]
+            limits = np.array([limit for limit, _ in chosen], dtype=np.int64)
+            quotas = np.array([[PLENTY if left is None else left for _, left in chosen]], dtype=np.int64)
+            return replace(found, limits=limits, quotas=quotas)
         if reduction.kind == "histogram":
             bins = [find_bin(counts, int(keep)) for counts, keep in zip(total, found.keep, strict=True)]
             whole = found.keep >= total.sum(axis=1)  # density 1: this source is not trimmed

@@ -52,7 +52,7 @@ _LATER = {
 # Options of merge methods, often written one level too high.
 _OPTIONS = {"weight", "density", "lambda", "epsilon", "gamma", "t", "normalize", "rescale", "int8_mask", "scale"}
 _OPTIONS |= {"select_topk", "sign_vote", "max_iter", "tol", "eps", "alpha", "r", "filter_wise", "normalize_weights"}
-_OPTIONS |= {"nuslerp_flatten", "nuslerp_row_wise"}
+_OPTIONS |= {"nuslerp_flatten", "nuslerp_row_wise", "scope"}
 # Keys for which "?" stands in, when their value cannot be read, while the rest of the recipe is checked.
 _NEEDED = ("merge_method", "model", "base_model")
 _EXAMPLES = {

@@ -17,7 +17,7 @@ SCALE_SUFFIXES = ("_scale_inv", "_scale", ".absmax", ".quant_state", ".scales", 
 HEADS = ("lm_head.weight", "model.lm_head.weight", "embed_out.weight", "output.weight")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One tensor of the result: `action` "merge" or "copy"; `refs` one handle per leaf (None where absent)."""
 
@@ -26,16 +26,17 @@ class Step:
     dtype: DType
     action: str
     refs: tuple[TensorRef | None, ...]
-
-    @property
-    def numel(self) -> int:
-        """Elements of the tensor."""
-        return math.prod(self.shape)
+    numel: int
 
     @property
     def nbytes(self) -> int:
         """Bytes it takes in the result."""
         return self.numel * self.dtype.size
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What decides how it is cut and what it costs: equal for tensors that differ in name and place only."""
+        return self.action, self.shape, self.dtype.code, *(None if ref is None else ref.dtype.code for ref in self.refs)
 
     @property
     def origin(self) -> TensorRef:
@@ -67,8 +68,9 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
     steps: list[Step] = []
     kinds: dict[str, list[str]] = {}
     shapes: list[str] = []
+    tables = [dict(leaf.checkpoint.items()) for leaf in tree.leaves]
     for name in order:
-        refs = tuple(leaf.checkpoint.get(name) for leaf in tree.leaves)
+        refs = tuple(table.get(name) for table in tables)
         if name in tied:
             kinds.setdefault("tied", []).append(name)
             continue
@@ -81,14 +83,16 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
             continue
         numbers = all(ref.dtype.floating for ref in present)
         if numbers and len(present) == len(refs):
-            steps.append(Step(name, origin.shape, tree.root.dtype or origin.dtype, "merge", refs))
+            steps.append(
+                Step(name, origin.shape, tree.root.dtype or origin.dtype, "merge", refs, math.prod(origin.shape))
+            )
             continue
         if not numbers:
             kinds.setdefault("not a float", []).append(f"{name} ({origin.dtype})")
         else:
             kinds.setdefault("unmatched", []).append(name)
         copied = tuple(ref if ref is origin else None for ref in refs)
-        steps.append(Step(name, origin.shape, origin.dtype, "copy", copied))
+        steps.append(Step(name, origin.shape, origin.dtype, "copy", copied, math.prod(origin.shape)))
     if shapes:
         raise SourceError(_listing(f"{len(shapes)} tensors differ in shape between sources", shapes))
     unmatched = kinds.get("unmatched", [])

@@ -120,9 +120,9 @@ def _run(made: Plan, sink: Sink, watcher: Watcher) -> None:
 
     with _one_thread(made.uses_torch), _told(watcher):
         for merge_ in made.tree.merges:
-            step = next((s for s in made.steps if merge_.index in made.programs.get(s.name, {})), None)
-            if step is not None:
-                rehearse(made.programs[step.name][merge_.index], len(merge_.inputs))
+            program = next((kind.programs[merge_.index] for kind in made.kinds if merge_.index in kind.programs), None)
+            if program is not None:
+                rehearse(program, len(merge_.inputs))
     with _one_thread(made.uses_torch):
         begun = time.perf_counter()
         todo = sum(step.nbytes for step in made.steps if step.name not in sink.digests)

@@ -9,22 +9,27 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eutectic.errors import OutputError, ResourceError
-from eutectic.ops.program import BLOCK
+from eutectic.errors import MethodError, OutputError, ResourceError
+from eutectic.ops.program import BLOCK, Program
 from eutectic.recipes.compute import arena_bytes, twin
 from eutectic.recipes.match import Account, Step, match_tensors
 from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe
-from eutectic.recipes.tree import Tree, build_tree, expand
+from eutectic.recipes.tree import Leaf, Tree, build_tree, expand
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.sink import DEFAULT_SHARD_BYTES, Shard, split_into_shards
 
-__all__ = ["DEFAULT_MEMORY", "Options", "Plan", "make_plan"]
+if TYPE_CHECKING:
+    from eutectic.recipes.planned import PlannedTensor
+
+__all__ = ["DEFAULT_MEMORY", "Options", "Plan", "make_plan", "passes_of"]
 
 DEFAULT_MEMORY = 256 << 20
 MOST_TILE = 4 * BLOCK
@@ -50,6 +55,15 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Tensors that are cut alike and cost alike: one of them, how many there are, and their programs."""
+
+    step: Step
+    count: int
+    programs: dict[int, Program]
+
+
+@dataclass(frozen=True)
 class Shape:
     """How tensors are cut: threads, elements per tile, bytes of buffers, and bytes kept between passes."""
 
@@ -66,35 +80,73 @@ class Plan(Checkpoint):
     """
 
     def __init__(self, recipe: Recipe, tree: Tree, account: Account, options: Options) -> None:
-        from eutectic.recipes.planned import PlannedTensor
-
         self.recipe, self.tree, self.options = recipe, tree, options
         self.steps, self.account = account.steps, account
-        self.programs = {
-            step.name: {m.index: p for m in tree.merges if (p := twin(m, step, torch_only=options.torch_only))}
-            for step in self.steps
-            if step.action == "merge"
-        }
+        self._by_name = {step.name: step for step in self.steps}
+        counts = Counter(step.kind for step in self.steps)
+        examples = {step.kind: step for step in self.steps}
+        self.kinds = [Kind(step, counts[kind], self.programs_of(step)) for kind, step in examples.items()]
+        self._check_model_scope()
         self.shape = self._cut()
+        self._tensors_read: dict[str, PlannedTensor] = {}
         self._shared: Any = None
-        self._shared_lock = threading.Lock()
-        super().__init__(
-            {step.name: PlannedTensor(self, step) for step in self.steps},
-            config=tree.reference.checkpoint.config,
-        )
+        self.lock = threading.RLock()
+        super().__init__({}, config=tree.reference.checkpoint.config)
+
+    def __getitem__(self, name: str) -> PlannedTensor:
+        from eutectic.recipes.planned import PlannedTensor
+
+        if name not in self._tensors_read:
+            self._tensors_read[name] = PlannedTensor(self, self._by_name[name])
+        return self._tensors_read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors of the result."""
+        return sum(kind.step.nbytes * kind.count for kind in self.kinds)
+
+    @property
+    def numel(self) -> int:
+        """Elements of all tensors of the result."""
+        return sum(kind.step.numel * kind.count for kind in self.kinds)
+
+    def programs_of(self, step: Step) -> dict[int, Program]:
+        """The fast twins that run for one tensor, by the index of their merge."""
+        if step.action == "copy":
+            return {}
+        found = {m.index: twin(m, step, torch_only=self.options.torch_only) for m in self.tree.merges}
+        return {index: program for index, program in found.items() if program is not None}
+
+    def _check_model_scope(self) -> None:
+        """A reduction over the whole model exists only in the kernels."""
+        for merge in self.tree.merges:
+            if "model" not in (merge.parameters.get("scope"), merge.method.scope):
+                continue
+            for kind in self.kinds:
+                if kind.step.action == "merge" and merge.index not in kind.programs:
+                    raise MethodError(
+                        f"{merge.method.name} over the whole model runs in the kernels only, and {kind.step.name} "
+                        "cannot (float64 sources, --semantics-only, or a method without a fast twin); use scope: tensor"
+                    )
 
     # ------------------------------------------------------------------ memory
 
     @property
     def uses_torch(self) -> bool:
         """Whether any tensor runs in torch rather than in a kernel."""
-        return any(len(found) < len(self.tree.merges) for found in self.programs.values())
+        merges = len(self.tree.merges)
+        return any(kind.step.action == "merge" and len(kind.programs) < merges for kind in self.kinds)
 
-    def tile_of(self, step: Step, most: int) -> int:
+    def tile_of(self, step: Step, most: int, programs: Mapping[int, Program]) -> int:
         """Elements per tile of one tensor: whole blocks, or whole rows or the tensor where torch needs them."""
         tile = min(most, -(-step.numel // BLOCK) * BLOCK)
-        programs = self.programs.get(step.name)
-        if programs is None:
+        if step.action == "copy":
             return tile
         scopes = {merge.method.scope for merge in self.tree.merges if merge.index not in programs}
         if scopes & {"tensor", "model"}:
@@ -104,31 +156,29 @@ class Plan(Checkpoint):
             return min(step.numel, max(row, tile // max(1, row) * row))
         return tile
 
-    def thread_bytes(self, step: Step, most: int) -> int:
-        """Bytes that one thread holds for a tile of a tensor, torch's float32 copies and temporaries included."""
-        elements = self.tile_of(step, most)
-        programs = self.programs.get(step.name, {})
-        total = arena_bytes(self.tree, step, elements)
-        if step.action == "merge":
+    def _thread_bytes(self, kind: Kind, most: int) -> int:
+        """Bytes that one thread holds for a tile, torch's float32 copies and temporaries included."""
+        elements = self.tile_of(kind.step, most, kind.programs)
+        total = arena_bytes(self.tree, kind.step, elements)
+        if kind.step.action == "merge":
             for merge in self.tree.merges:
-                if merge.index not in programs:
+                if merge.index not in kind.programs:
                     total += elements * 4 * 3 * (len(merge.inputs) + 2)
         return total
 
     def scratch_bytes(self) -> int:
         """Bytes of histograms that each thread fills for each tensor under way."""
-        sizes = {sum(p.scratch_bytes for p in programs.values()) for programs in self.programs.values()}
-        return JOBS_AHEAD * max(sizes, default=0)
+        return max((sum(p.scratch_bytes for p in kind.programs.values()) for kind in self.kinds), default=0)
 
     def _buffers(self, threads: int, tile: int) -> int:
-        largest = max((self.thread_bytes(step, tile) for step in self.steps), default=0)
-        return threads * (largest + self.scratch_bytes())
+        largest = max((self._thread_bytes(kind, tile) for kind in self.kinds), default=0)
+        return threads * (largest + JOBS_AHEAD * self.scratch_bytes())
 
     def _cut(self) -> Shape:
         budget = self.options.max_memory
         floor = self._buffers(1, BLOCK)
         if budget < floor:
-            largest = max(self.steps, key=lambda step: self.thread_bytes(step, BLOCK))
+            largest = max(self.kinds, key=lambda kind: self._thread_bytes(kind, BLOCK)).step
             raise ResourceError(
                 f"a budget of {budget:,} bytes is below the floor of {floor:,} bytes that this recipe needs "
                 f"(for {largest.name} {list(largest.shape)}); raise --max-memory to at least {-(-floor >> 20)}MiB"
@@ -138,17 +188,14 @@ class Plan(Checkpoint):
             for tile in (MOST_TILE, MOST_TILE // 2, BLOCK):
                 buffers = self._buffers(threads, tile)
                 if buffers <= budget:
-                    cache = min(budget - buffers, budget * 3 // 8) if self.passes() else 0
+                    cache = min(budget - buffers, budget * 3 // 8) if self.passes else 0
                     return Shape(threads, tile, buffers, cache)
         raise AssertionError("one thread and one block fit the floor")
 
+    @cached_property
     def passes(self) -> int:
         """Most reductions that any tensor needs before it can be combined."""
-        return max((self.passes_of(step) for step in self.steps), default=0)
-
-    def passes_of(self, step: Step) -> int:
-        """Reductions that one tensor may need."""
-        return sum(program.most_passes for program in self.programs.get(step.name, {}).values())
+        return max((passes_of(kind.programs) for kind in self.kinds), default=0)
 
     @property
     def peak(self) -> int:
@@ -158,20 +205,19 @@ class Plan(Checkpoint):
 
     # ------------------------------------------------------------------ bytes and time
 
-    def kept(self, step: Step) -> bool:
+    def kept(self, step: Step, programs: Mapping[int, Program]) -> bool:
         """Whether a tensor's inputs stay in memory between its passes."""
-        if len(self.tree.merges) > 1 or self.over_model(step):
+        if len(self.tree.merges) > 1 or not passes_of(programs) or self.over_model(programs):
             return False
         return self.input_bytes(step) * JOBS_AHEAD <= self.shape.cache
 
-    def over_model(self, step: Step) -> list[int]:
+    def over_model(self, programs: Mapping[int, Program]) -> list[int]:
         """Indices of the merges whose reductions run over the whole model."""
-        programs = self.programs.get(step.name, {})
         return [
             merge.index
             for merge in self.tree.merges
-            if merge.index in programs
-            and merge.parameters.get("scope") == "model"
+            if merge.parameters.get("scope") == "model"
+            and merge.index in programs
             and programs[merge.index].most_passes
         ]
 
@@ -181,20 +227,21 @@ class Plan(Checkpoint):
             return step.nbytes
         return arena_bytes(self.tree, step, step.numel) - step.nbytes
 
-    @property
+    @cached_property
     def bytes_read(self) -> int:
         """Bytes that the executor reads from files, every pass counted that does not find them in memory."""
         total = 0
-        for step in self.steps:
-            once = step.nbytes if step.action == "copy" else self._leaf_bytes(step)
-            total += once * (1 if self.kept(step) else 1 + self.passes_of(step))
+        for kind in self.kinds:
+            once = kind.step.nbytes if kind.step.action == "copy" else self._leaf_bytes(kind.step)
+            passes = 1 if self.kept(kind.step, kind.programs) else 1 + passes_of(kind.programs)
+            total += once * passes * kind.count
         return total
 
     def _leaf_bytes(self, step: Step) -> int:
-        refs = [step.refs[n.index] for m in self.tree.merges for n in m.inputs if not hasattr(n, "inputs")]
+        refs = [step.refs[n.index] for m in self.tree.merges for n in m.inputs if isinstance(n, Leaf)]
         return sum(ref.nbytes for ref in refs if ref is not None)
 
-    @property
+    @cached_property
     def shards(self) -> list[Shard]:
         """The weight files of the result: names, tensors, sizes."""
         return split_into_shards(self.steps, self.options.shard_bytes)
@@ -215,14 +262,14 @@ class Plan(Checkpoint):
         names = "+".join(dict.fromkeys(merge.method.name for merge in self.tree.merges))
         return f"torch:{names}" if self.uses_torch else names
 
-    @property
+    @cached_property
     def expanded(self) -> dict[str, Any]:
         """The recipe as plain data with absolute paths, nested recipe files written out."""
         return expand(self.recipe)
 
     def shared(self, find: Callable[[], Any]) -> Any:
         """What reductions over the whole model find, looked for once."""
-        with self._shared_lock:
+        with self.lock:
             if self._shared is None:
                 self._shared = find()
             return self._shared
@@ -272,7 +319,7 @@ class Plan(Checkpoint):
             "shards": [{"name": shard.name, "bytes": shard.nbytes} for shard in self.shards],
             "threads": self.shape.threads,
             "tile_elements": self.shape.tile,
-            "passes": 1 + self.passes(),
+            "passes": 1 + self.passes,
             "memory": {
                 "budget": self.options.max_memory,
                 "buffers": self.shape.buffers + self.shape.cache,
@@ -284,6 +331,11 @@ class Plan(Checkpoint):
             "notes": self.notes,
             "licence": self.licence_warning,
         }
+
+
+def passes_of(programs: Mapping[int, Program]) -> int:
+    """Reductions that a tensor with these programs may need."""
+    return sum(program.most_passes for program in programs.values())
 
 
 def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:

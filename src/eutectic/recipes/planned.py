@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,6 @@ class PlannedTensor(TensorRef):
     def __init__(self, plan: Plan, step: Step) -> None:
         self.name, self.dtype, self.shape = step.name, step.dtype, step.shape
         self.plan, self.step = plan, step
-        self._lock = threading.Lock()
         self._job: Job | None = None
 
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
@@ -34,7 +32,7 @@ class PlannedTensor(TensorRef):
         worker = Workspace(allow_nonfinite=self.plan.options.allow_nonfinite)
         job = self._solved(worker)
         size = self.dtype.size
-        tile = self.plan.tile_of(self.step, self.plan.shape.tile)
+        tile = self.plan.tile_of(self.step, self.plan.shape.tile, job.programs)
         for first in range(start // tile * tile, stop, tile):
             n = min(tile, self.step.numel - first)
             out = np.empty(n * size, dtype=np.uint8)
@@ -47,7 +45,7 @@ class PlannedTensor(TensorRef):
     def _solved(self, worker: Workspace) -> Job:
         from eutectic.recipes.stream import solve_one
 
-        with self._lock:
+        with self.plan.lock:
             if self._job is None:
                 self._job = solve_one(self.plan, self.step, worker)
             return self._job

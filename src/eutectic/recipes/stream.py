@@ -24,15 +24,17 @@ Progress = Callable[[int], None]
 
 
 def rehearse(program: Program, inputs: int) -> None:
-    """Run a program once on eight elements, so that its kernels are compiled (or loaded) before the work starts."""
+    """Run a program on eight elements, so that its kernels are compiled (or loaded) before the work starts."""
     values = np.tile(np.arange(8, dtype=np.float32), (inputs, 1)) * np.arange(inputs, dtype=np.float32)[:, None]
     codes, bad = np.full(inputs, 2, dtype=np.int64), np.zeros(inputs, dtype=np.int64)
     tile = Tile(values.view(np.uint8), codes, 8, 0, 0, bad)
-    found = program.begin(8, 1)
-    while (reduction := program.wants(found)) is not None:
-        total = np.zeros((*(() if reduction.fold == "sum" else (1,)), *reduction.shape), dtype=reduction.dtype)
-        program.reduce(reduction, tile, found, total)
-        found = program.solve(reduction, total, found)
+    for blocks in (1, 2):  # small and large tensors may take different kernels
+        found = program.begin(8, blocks)
+        while (reduction := program.wants(found)) is not None:
+            lead = () if reduction.fold == "sum" else (blocks,)
+            total = np.zeros((*lead, *reduction.shape), dtype=reduction.dtype)
+            program.reduce(reduction, tile, found, total if reduction.fold == "sum" else total[:1])
+            found = program.solve(reduction, total, found)
     program.combine(tile, found, np.empty(32, dtype=np.uint8), 2)
 
 
@@ -75,13 +77,13 @@ def _blocks(step: Step) -> int:
 
 
 def _job(plan: Plan, step: Step, shared: dict[int, object], block: int = 0) -> Job:
-    return Job(step, plan.programs.get(step.name, {}), dict(shared), block)
+    return Job(step, plan.programs_of(step), dict(shared), block)
 
 
 def _solve_tensor(plan: Plan, job: Job, merges: list[Merge], cache: dict[int, np.ndarray] | None) -> Chain:
     """The passes of one tensor's own reductions, inner merges first; fills `job.found`."""
     step = job.step
-    tile = plan.tile_of(step, plan.shape.tile)
+    tile = plan.tile_of(step, plan.shape.tile, job.programs)
     for merge in merges:
         program = job.programs.get(merge.index)
         if program is None or merge.index in job.found:
@@ -122,12 +124,10 @@ def find_shared(plan: Plan, run: Callable[[Chain], None]) -> tuple[dict[int, obj
     for step in steps:
         first_block[step.name] = blocks
         blocks += _blocks(step)
+    wide = {index for kind in plan.kinds for index in plan.over_model(kind.programs)}
     for at, merge in enumerate(plan.tree.merges):
-        concerned = [step for step in steps if merge.index in plan.over_model(step)]
-        if not concerned:
+        if merge.index not in wide:
             continue
-        if len(concerned) < len(steps):
-            raise AssertionError("a merge over the whole model takes every tensor")
         jobs = [_job(plan, step, shared, first_block[step.name]) for step in steps]
         inner = list(plan.tree.merges[:at])
         for job in jobs:
@@ -149,7 +149,9 @@ def _solve_model(plan: Plan, merge: Merge, jobs: list[Job], blocks: int, shared:
             worker.check(job, merge, read)
 
         everywhere = (
-            (job, first, n) for job in jobs for first, n in _tiles(job.step, plan.tile_of(job.step, plan.shape.tile))
+            (job, first, n)
+            for job in jobs
+            for first, n in _tiles(job.step, plan.tile_of(job.step, plan.shape.tile, job.programs))
         )
         yield Stage(everywhere, reduce)
         found = program.solve(reduction, totals.total(), found)
@@ -191,18 +193,18 @@ class Stream:
             shared, first_block = (
                 find_shared(plan, lambda chain: run_chains([chain], self.workers, 1)) if todo else ({}, {})
             )
-            chains = (self._tensor(step, shared, first_block.get(step.name, 0)) for step in todo)
+            chains = (self._tensor(step, shared, first_block.get(step.name, 0) if shared else 0) for step in todo)
             run_chains(chains, self.workers, most)
 
     def _tensor(self, step: Step, shared: dict[int, object], block: int) -> Chain:
         pieces: dict[int, list[bytes]] = {}
-        tile = self.plan.tile_of(step, self.plan.shape.tile)
+        job = _job(self.plan, step, shared, block)
+        tile = self.plan.tile_of(step, self.plan.shape.tile, job.programs)
         whole = tile % BLOCK == 0 or tile >= step.numel
         if step.action == "copy":
             yield Stage(_tiles(step, tile), lambda at, worker: self._copy(step, at, worker, pieces))
         else:
-            job = _job(self.plan, step, shared, block if shared else 0)
-            arena = self._take_arena(step)
+            arena = self._take_arena(job)
             cache = None if arena is None else self._carve(step, tile, arena)
             yield from _solve_tensor(self.plan, job, list(self.plan.tree.merges), cache)
             yield Stage(
@@ -218,8 +220,8 @@ class Stream:
         self.sink.complete(step.name, digest)
         self.ahead.passed([ref for ref in step.refs if ref is not None])
 
-    def _take_arena(self, step: Step) -> np.ndarray | None:
-        if not self.plan.kept(step) or not self.plan.passes_of(step):
+    def _take_arena(self, job: Job) -> np.ndarray | None:
+        if not self.plan.kept(job.step, job.programs):
             return None
         with self.lock:
             return self.arenas.pop() if self.arenas else None

@@ -15,7 +15,7 @@ import yaml
 
 from eutectic.errors import RecipeError
 
-__all__ = ["MOST_DEPTH", "MOST_NODES", "integer", "position", "read_yaml", "refused", "well_formed"]
+__all__ = ["MOST_DEPTH", "MOST_NODES", "dump_yaml", "integer", "position", "read_yaml", "refused", "well_formed"]
 
 MOST_NODES = 100_000  # after every alias is expanded
 MOST_DEPTH = 64  # sixteen nested recipes take 51
@@ -32,7 +32,7 @@ _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 # What PyYAML says -> what the user should do.
 _ADVICE = (
     ("'\\t'", "a tab cannot indent YAML; use spaces"),
-    ("mapping values are not allowed", "a second ': ' in one line; start a new line, or quote the text"),
+    ("mapping values are not allowed", "': ' is not expected here; mend the indentation, or quote the text"),
     ("could not find expected ':'", "this line is not 'key: value'; a colon is missing"),
     ("expected <block end>", "this line does not fit the indentation of the lines above"),
     ("cannot start any token", "a text that starts with this character needs quotes"),
@@ -87,6 +87,25 @@ def read_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
     if builder.problems:
         raise refused(name, *dict.fromkeys(builder.problems))
     return data, root
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either PyYAML or this module would read as something else, such as ``'1e5'``."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver(_STANDARD + "float", _FLOAT, [*"-+0123456789."])
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML that `read_yaml` reads back equal, keys in their order.
+
+    >>> dump_yaml({"name": "1e5", "seed": 7})
+    "name: '1e5'\\nseed: 7\\n"
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def position(root: yaml.Node, loc: tuple[str | int, ...]) -> tuple[int, int]:
@@ -173,6 +192,8 @@ def _syntax(error: yaml.MarkedYAMLError, name: str) -> str:
     if advice is None:
         advice = problem if "a recipe never needs" in problem else f"not valid YAML: {problem}"
     start = error.context_mark
+    if "a colon" in advice:
+        mark, start = start or mark, None  # PyYAML notices one line late
     if start is not None and mark is not None and start.line != mark.line and error.context:
         advice += f" ({' '.join(error.context.split())} that starts in line {start.line + 1})"
     return f"{_place(name, mark) if mark else name}: {advice}"
