@@ -1,6 +1,6 @@
 """Every error that Eutectic raises on purpose, and the exit code of each.
 
-    EutecticError                    exit 1   base class; never raised itself
+    EutecticError                             base class; raised where no other fits (70)
     ├── RecipeError                  exit 3   the wish cannot be read: unknown key, wrong type, bad value
     │   └── MethodError              exit 3   a method is unknown, or refuses its parameters or tensors
     ├── SourceError                  exit 4   a checkpoint is missing, malformed or does not fit the others
@@ -11,8 +11,8 @@
     ├── VerificationError            exit 7   bytes on disk differ from what was recorded
     └── MissingDependencyError       exit 8   an optional library is not installed
 
-Exit code 0 is success (`diff` and `verify` of equal things included), 2 is click's usage error,
-130 an interruption. An error says where, what was found and what to do; a message fits on one screen.
+Exit code 0 is success (`diff` and `verify` of equal things included), 1 is `diff` of different things, 2 is
+click's usage error, 70 a fault of Eutectic itself, 130 an interruption. An error says where, what was found and what to do; a message fits on one screen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 class EutecticError(Exception):
     """Base of every error raised on purpose; `exit_code` is what the command line returns."""
 
-    exit_code = 1
+    exit_code = 70
 
 
 class RecipeError(EutecticError):

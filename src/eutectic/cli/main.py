@@ -39,8 +39,10 @@ Exit codes:
   6    too little memory or disk
   7    verify: bytes differ from what was recorded
   8    an optional library is missing
+  70   a fault of Eutectic itself
   130  interrupted
 """
+INTERNAL = 70
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
@@ -96,7 +98,7 @@ def fail(ctx: click.Context, error: Exception) -> NoReturn:
         label, message, code = "error", str(error), error.exit_code
     else:
         text = " ".join(str(error).split())
-        label, message, code = "internal error", f"{type(error).__name__}: {text}".rstrip(": "), 1
+        label, message, code = "internal error", f"{type(error).__name__}: {text}".rstrip(": "), INTERNAL
     shown = "\n".join(printable(line) for line in message.split("\n"))
     click.echo(f"{click.style(f'{label}:', fg='red', bold=True)} {shown}", err=True)
     if label == "internal error":

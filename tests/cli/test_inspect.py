@@ -1,0 +1,154 @@
+"""`eutectic inspect`: counts, files, layers, patterns, JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from eutectic.cli.inspect import describe
+from eutectic.cli.main import main
+from eutectic.weights.checkpoint import open_checkpoint
+from eutectic.weights.safetensors import write_safetensors
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder of two shards: three layers, an embedding, norms in float32."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    first: dict[str, np.ndarray] = {"model.embed_tokens.weight": np.zeros((10, 4), np.float16)}
+    second: dict[str, np.ndarray] = {}
+    for layer in range(3):
+        second[f"model.layers.{layer}.mlp.up_proj.weight"] = np.zeros((8, 4), np.float16)
+        second[f"model.layers.{layer}.norm.weight"] = np.zeros(4, np.float32)
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    write_safetensors(folder / shards[0], first)
+    write_safetensors(folder / shards[1], second)
+    weight_map = dict.fromkeys(first, shards[0]) | dict.fromkeys(second, shards[1])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def inspect(*args: str | Path) -> str:
+    result = CliRunner().invoke(main, ["inspect", *map(str, args)], catch_exceptions=False)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def inspect_json(*args: str | Path) -> dict[str, Any]:
+    return json.loads(inspect(*args, "--json"))
+
+
+def test_json(model: Path) -> None:
+    found = inspect_json(model)
+    assert (found["command"], found["schema"], found["path"]) == ("inspect", 1, str(model))
+    assert (found["tensor_count"], found["parameters"], found["bytes"]) == (7, 40 + 3 * 36, 80 + 3 * 80)
+    assert (found["architectures"], found["model_type"]) == (["LlamaForCausalLM"], "llama")
+    assert (found["tied_embeddings"], found["output_head"]) == (True, None)
+    assert found["dtypes"] == [
+        {"dtype": "float16", "tensors": 4, "parameters": 136, "bytes": 272},
+        {"dtype": "float32", "tensors": 3, "parameters": 12, "bytes": 48},
+    ]
+    assert [(file["name"], file["tensors"]) for file in found["files"]] == [
+        ("model-00001-of-00002.safetensors", 1),
+        ("model-00002-of-00002.safetensors", 6),
+    ]
+    assert found["layers"] == [{"prefix": "model.layers", "first": 0, "last": 2, "count": 3}]
+    assert found["largest"][0]["name"] == "model.embed_tokens.weight"
+    assert [(p["pattern"], p["count"], p["shape"]) for p in found["patterns"]] == [
+        ("model.embed_tokens.weight", 1, [10, 4]),
+        ("model.layers.{0..2}.mlp.up_proj.weight", 3, [8, 4]),
+        ("model.layers.{0..2}.norm.weight", 3, [4]),
+    ]
+    assert sum(p["bytes"] for p in found["patterns"]) == found["bytes"]
+    assert "tensors" not in found
+
+
+def test_json_with_tensors_lists_each(model: Path) -> None:
+    tensors = inspect_json(model, "--tensors")["tensors"]
+    assert len(tensors) == 7
+    assert tensors[0] == {
+        "name": "model.embed_tokens.weight", "shape": [10, 4], "dtype": "float16",
+        "parameters": 40, "bytes": 80, "file": "model-00001-of-00002.safetensors",
+    }  # fmt: skip
+
+
+def test_text(model: Path) -> None:
+    shown = inspect(model)
+    assert shown.startswith(f"{model}\n  model       LlamaForCausalLM (llama)\n")
+    assert "  parameters  148\n" in shown
+    assert "  layers      3 in model.layers\n" in shown
+    assert "  tied        yes, says config.json\n" in shown
+    assert "model-{00001,00002}-of-00002.safetensors x2" in shown
+    assert "model.layers.{0..2}.mlp.up_proj.weight      3  [8, 4]   float16" in shown
+
+
+def test_text_with_tensors(model: Path) -> None:
+    shown = inspect(model, "--tensors")
+    assert "model.layers.1.norm.weight" in shown and "{" not in shown.split("Tensors\n")[1]
+
+
+@pytest.mark.parametrize(
+    ("tied", "head", "words"),
+    [
+        (True, True, "yes, says config.json; yet lm_head.weight is stored too"),
+        (False, True, "no, says config.json; lm_head.weight is stored"),
+        (None, False, "not stated; no lm_head is stored"),
+    ],
+)
+def test_tied_embeddings(tmp_path: Path, tied: bool | None, head: bool, words: str) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"lm_head.weight" if head else "w": np.zeros(2, np.float32)})
+    if tied is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"text_config": {"tie_word_embeddings": tied}}))
+    assert f"  tied        {words}\n" in inspect(tmp_path)
+
+
+def test_a_single_file_without_config(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    write_safetensors(file, {"0.weight": np.zeros((2, 2)), "2.weight": np.zeros((2, 2)), "empty": np.zeros((0, 3))})
+    assert "unknown, no config.json names it" in inspect(file)
+    found = inspect_json(file)
+    assert found["layers"] == [{"prefix": "", "first": 0, "last": 2, "count": 2}]
+    assert found["model_type"] is None and found["parameters"] == 8
+
+
+def test_many_patterns_are_cut_with_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    write_safetensors(file, {f"tensor{i}.w": np.zeros(1, np.float32) for i in range(75)})
+    assert "... and 15 more patterns" in inspect(file)
+    assert len(inspect_json(file)["patterns"]) == 75
+
+
+def test_a_strange_config_does_no_harm(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"w": np.zeros(1, np.float32)})
+    strange = {"architectures": "Llama", "model_type": 5, "tie_word_embeddings": "yes", "text_config": []}
+    (tmp_path / "config.json").write_text(json.dumps(strange))
+    found = inspect_json(tmp_path)
+    assert (found["architectures"], found["tied_embeddings"]) == ([], None)
+    inspect(tmp_path)
+
+
+def test_names_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "m.safetensors", {"\x1b[2Jw\n": np.zeros(1, np.float32)})
+    assert "\x1b" not in inspect(tmp_path) and "\\x1b[2Jw\\n" in inspect(tmp_path, "--tensors")
+
+
+def test_errors_name_the_path(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path), "--json"])
+    assert result.exit_code == 4 and result.stderr.startswith(f"error: {tmp_path}: no weights found")
+    assert json.loads(result.stdout)["error"]["type"] == "SourceError"
+
+
+def test_any_checkpoint_can_be_described(model: Path) -> None:
+    checkpoint = open_checkpoint(model)
+    planned = type(checkpoint)(dict(checkpoint), config=CONFIG)
+    found = describe(planned)
+    assert (found["path"], found["files"], found["parameters"]) == (None, [], 148)
