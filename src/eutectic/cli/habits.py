@@ -1,4 +1,4 @@
-"""Flags that mergekit's users type from habit: accepted where they have nothing to do here, refused where they would."""
+"""Flags that mergekit's users type from habit: accepted where there is nothing to do, else refused."""
 
 from __future__ import annotations
 

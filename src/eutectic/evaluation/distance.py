@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eutectic.ops.codec import widen
+from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME
 
 __all__ = ["Distance", "comparable", "measure"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from eutectic.errors import MethodError, nearest
 from eutectic.methods.dare import dare_linear, dare_ties
 from eutectic.methods.linear import linear
-from eutectic.methods.method import Method, PerSource, Range, merge_method
+from eutectic.methods.method import Method, PerSource, Range, each, merge_method
 from eutectic.methods.passthrough import passthrough
 from eutectic.methods.slerp import slerp
 from eutectic.methods.task_arithmetic import task_arithmetic
@@ -23,6 +23,7 @@ __all__ = [
     "Range",
     "dare_linear",
     "dare_ties",
+    "each",
     "get_method",
     "linear",
     "list_methods",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from eutectic.methods.method import PerSource, Range, Setting, merge_method
+from eutectic.methods.method import PerSource, Range, Setting, each, merge_method
 from eutectic.ops.program import Program
 from eutectic.ops.random import Draws, draw_key
 from eutectic.ops.signs import agree, combine
@@ -56,7 +56,7 @@ def dare_linear(
     *,
     base: torch.Tensor,
     weight: Annotated[PerSource[float], "weight of each task vector"],
-    density: Annotated[PerSource[float], Range(0, 1), "share of entries kept per source"] = 1.0,
+    density: Annotated[PerSource[float], Range(0, 1), "share of entries kept per source"] = each(1.0),
     lambda_: Annotated[float, "scale of the merged task vector"] = 1.0,
     normalize: Annotated[bool, "divide by the sum of the weights"] = False,
     rescale: Annotated[bool | Literal["l1", "inverse_density"], "restore each delta's size"] = True,
@@ -100,7 +100,7 @@ def dare_ties(
     *,
     base: torch.Tensor,
     weight: Annotated[PerSource[float], "weight of each task vector"],
-    density: Annotated[PerSource[float], Range(0, 1), "share of entries kept per source"] = 1.0,
+    density: Annotated[PerSource[float], Range(0, 1), "share of entries kept per source"] = each(1.0),
     lambda_: Annotated[float, "scale of the merged task vector"] = 1.0,
     normalize: Annotated[bool, "divide by the weights that took part"] = False,
     rescale: Annotated[bool | Literal["l1", "inverse_density"], "restore each delta's size"] = True,

@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 
     from eutectic.ops.program import Program
 
-__all__ = ["Method", "Parameter", "PerSource", "Range", "Setting", "merge_method"]
+__all__ = ["Method", "Parameter", "PerSource", "Range", "Setting", "each", "merge_method"]
 
 T = TypeVar("T")
 _PER_SOURCE = "per source"
 PerSource = Annotated[Sequence[T], _PER_SOURCE]
 """A parameter with one value per source: ``weight: PerSource[float]``. A scalar means the same for all."""
+
+
+def each(value: T) -> Sequence[T]:
+    """The default of a `PerSource` parameter: this value for each source (a cast, for type checkers)."""
+    return typing.cast("Sequence[T]", value)
 
 
 @dataclass(frozen=True)
@@ -234,7 +239,7 @@ def merge_method(
     A trailing underscore (``lambda_``) is dropped in the recipe. ``base`` and ``draws`` are not parameters.
 
     >>> @merge_method(summary="largest entry", symmetric=True)
-    ... def largest(tensors, *, weight: PerSource[float] = 1.0):
+    ... def largest(tensors, *, weight: PerSource[float] = each(1.0)):
     ...     import torch
     ...     return torch.stack([w * t for w, t in zip(weight, tensors)]).amax(0)
     >>> largest.parameters["weight"].per_source

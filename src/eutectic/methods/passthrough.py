@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from eutectic.methods.method import Setting, merge_method
+from eutectic.methods.method import PerSource, Setting, each, merge_method
 from eutectic.ops.program import Program
 from eutectic.ops.weighted_sum import WeightedSum, sum_weighted
 
@@ -16,7 +16,7 @@ __all__ = ["passthrough"]
 
 
 def _lower(setting: Setting) -> Program:
-    return WeightedSum([setting.parameters["scale"]])
+    return WeightedSum(setting.parameters["scale"])
 
 
 @merge_method(
@@ -28,7 +28,7 @@ def _lower(setting: Setting) -> Program:
 def passthrough(
     tensors: Sequence[torch.Tensor],
     *,
-    scale: Annotated[float, "factor on every float tensor"] = 1.0,
+    scale: Annotated[PerSource[float], "factor on every float tensor"] = each(1.0),
 ) -> torch.Tensor:
     """One source, times `scale`: θ = s θ_1.
 
@@ -36,4 +36,4 @@ def passthrough(
     >>> passthrough([torch.tensor([1.0, 2.0])], scale=2.0)
     tensor([2., 4.])
     """
-    return sum_weighted(tensors, [scale])
+    return sum_weighted(tensors, scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from eutectic.methods.method import Range, Setting, merge_method
+from eutectic.methods.method import Setting, merge_method
 from eutectic.ops.program import Program
 from eutectic.ops.sphere import slerp_coefficients
 from eutectic.ops.weighted_sum import GramSum, sum_weighted
@@ -33,15 +33,16 @@ def _lower(setting: Setting) -> Program:
 def slerp(
     tensors: Sequence[torch.Tensor],
     *,
-    t: Annotated[float, Range(0, 1), "0 gives the base (or first) model, 1 the other"],
+    t: Annotated[float, "0 gives the base (or first) model, 1 the other"],
 ) -> torch.Tensor:
     """Interpolation along the great circle: θ = sin((1-t)Ω)/sin Ω · a + sin(tΩ)/sin Ω · b, cos Ω = <a,b>/(‖a‖‖b‖).
 
-    Each tensor is one vector. Linear where the ends are nearly parallel (abs(cos Ω) > 0.9995) or one is zero.
+    Each tensor is one vector. Linear where the ends are nearly parallel (abs(cos Ω) > 0.9995); a vector of length
+    zero counts as orthogonal to the other (both as in mergekit).
 
     Args:
         tensors: exactly two, a and b; a `base` given by keyword comes first.
-        t: position between them, 0 to 1; required.
+        t: position between them; below 0 and above 1 it extrapolates; required.
 
     >>> import torch
     >>> slerp([torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])], t=0.5)

@@ -128,5 +128,6 @@ def _check_names(reference: StateDict, sources: list[StateDict]) -> None:
         for name, tensor in source.items():
             if tensor.shape != reference[name].shape:
                 raise SourceError(
-                    f"{name!r}: shape {list(tensor.shape)} in model {at}, {list(reference[name].shape)} in the reference"
+                    f"{name!r}: shape {list(tensor.shape)} in model {at}, "
+                    f"{list(reference[name].shape)} in the reference"
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from eutectic.errors import MethodError
 from eutectic.methods.method import PerSource, Setting, merge_method
 from eutectic.ops.program import Program
-from eutectic.ops.weighted_sum import WeightedSum, sum_weighted
+from eutectic.ops.weighted_sum import WeightedSum, add_weighted
 
 if TYPE_CHECKING:
     import torch
@@ -17,20 +17,19 @@ __all__ = ["task_arithmetic"]
 
 
 def _coefficients(weight: Sequence[float], lambda_: float, normalize: bool) -> list[float]:
-    """θ0 + λ Σ w_k (θ_k - θ0) as one weighted sum: 1 - Σ c_k of the base, c_k = λ w_k of source k."""
+    """c_k = λ w_k, divided by Σ w_k if `normalize`."""
     total = sum(weight) if normalize else 1.0
     if abs(total) < 1e-8:
         raise MethodError(
             f"task_arithmetic: the weights {list(weight)} sum to {total:g} and cannot be normalised; "
             "change them or set normalize: false"
         )
-    parts = [lambda_ * w / total for w in weight]
-    return [1.0 - sum(parts), *parts]
+    return [lambda_ * w / total for w in weight]
 
 
 def _lower(setting: Setting) -> Program:
     p = setting.parameters
-    return WeightedSum(_coefficients(p["weight"], p["lambda"], p["normalize"]))
+    return WeightedSum(_coefficients(p["weight"], p["lambda"], p["normalize"]), anchored=True)
 
 
 @merge_method(
@@ -39,7 +38,7 @@ def _lower(setting: Setting) -> Program:
     space="delta",
     base="required",
     idempotent=False,
-    ignored=("density", "int8_mask"),
+    ignored=("density", "rescale", "int8_mask"),
     lower=_lower,
 )
 def task_arithmetic(
@@ -62,4 +61,4 @@ def task_arithmetic(
     >>> task_arithmetic([torch.tensor([1.0, 3.0])], base=torch.tensor([1.0, 1.0]), weight=0.5)
     tensor([1., 2.])
     """
-    return sum_weighted([base, *tensors], _coefficients(weight, lambda_, normalize))
+    return add_weighted(base, tensors, _coefficients(weight, lambda_, normalize))

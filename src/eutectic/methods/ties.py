@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from eutectic.methods.method import PerSource, Range, Setting, merge_method
+from eutectic.methods.method import PerSource, Range, Setting, each, merge_method
 from eutectic.ops.program import Program
 from eutectic.ops.signs import agree, combine
 from eutectic.ops.sparse_sum import SparseSum
@@ -49,7 +49,7 @@ def ties(
     *,
     base: torch.Tensor,
     weight: Annotated[PerSource[float], "weight of each task vector"],
-    density: Annotated[PerSource[float], Range(0, 1), "share of entries kept per source"] = 1.0,
+    density: Annotated[PerSource[float], Range(0, 1), "share of entries kept per source"] = each(1.0),
     lambda_: Annotated[float, "scale of the merged task vector"] = 1.0,
     normalize: Annotated[bool, "divide by the weights that took part"] = True,
     rescale: Annotated[bool | Literal["l1", "inverse_density"], "restore each trimmed delta's size"] = False,

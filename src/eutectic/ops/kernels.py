@@ -9,10 +9,11 @@ Kernels release the interpreter lock and are compiled once per machine (numba's 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
-from eutectic.ops.codec import E4M3_TABLE, E5M2_TABLE
 from eutectic.ops.program import BLOCK
 
 __all__ = [
@@ -32,6 +33,9 @@ LANES = 64  # independent partial sums inside a block; a fixed order that the co
 
 BF16, F16, F32, F64, E4M3, E5M2 = 0, 1, 2, 3, 4, 5  # codes of weights/dtypes.py, frozen into the kernels
 
+_kernel: Any = njit(nogil=True, cache=True)
+_part: Any = njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by kernels only
+
 TRIM, DROP = 0, 1  # which elements a sparse sum keeps: the largest, or random ones
 VOTE_NONE, VOTE_WEIGHTED, VOTE_PLAIN = 0, 1, 2
 
@@ -39,7 +43,30 @@ VOTE_NONE, VOTE_WEIGHTED, VOTE_PLAIN = 0, 1, 2
 # ---------------------------------------------------------------- decoding: bytes -> float32
 
 
-@njit(nogil=True, cache=True)
+@_part
+def _fp8_to_f32(value, exponent_bits):  # pragma: no cover - compiled
+    """One fp8 element as float32 bits. E4M3 has one NaN and no infinity; E5M2 is IEEE-like."""
+    mantissa_bits = 7 - exponent_bits
+    sign = np.uint32(value >> 7) << np.uint32(31)
+    exponent = (value >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    mantissa = value & ((1 << mantissa_bits) - 1)
+    bias = (1 << (exponent_bits - 1)) - 1
+    if exponent_bits == 4 and (value & 0x7F) == 0x7F:
+        return sign | np.uint32(0x7FC00000)
+    if exponent_bits == 5 and exponent == 31:
+        return sign | np.uint32(0x7FC00000 if mantissa else 0x7F800000)
+    if exponent == 0:
+        if mantissa == 0:
+            return sign
+        exponent = 1
+        while mantissa < (1 << mantissa_bits):  # subnormal: shift until the leading one is implied
+            mantissa <<= 1
+            exponent -= 1
+        mantissa &= (1 << mantissa_bits) - 1
+    return sign | (np.uint32(exponent - bias + 127) << np.uint32(23)) | np.uint32(mantissa << (23 - mantissa_bits))
+
+
+@_part
 def _decode(row, code, start, n, bits):  # pragma: no cover - compiled
     """Elements start .. start+n of a row as float32 bits (uint32 [n]); returns 1 if any is not finite.
 
@@ -81,7 +108,7 @@ def _decode(row, code, start, n, bits):  # pragma: no cover - compiled
     else:
         f8 = row[start : start + n]
         for i in range(n):
-            bits[i] = E4M3_TABLE[f8[i]] if code == E4M3 else E5M2_TABLE[f8[i]]
+            bits[i] = _fp8_to_f32(np.int64(f8[i]), 4 if code == E4M3 else 5)
             largest = max(largest, bits[i] & np.uint32(0x7F800000))
     return np.int64(largest == np.uint32(0x7F800000))
 
@@ -89,7 +116,7 @@ def _decode(row, code, start, n, bits):  # pragma: no cover - compiled
 # ---------------------------------------------------------------- encoding: float32 bits -> bytes
 
 
-@njit(nogil=True, cache=True)
+@_part
 def _f32_to_fp8(bits, exponent_bits):  # pragma: no cover - compiled
     """One float32 to fp8, round to nearest even; overflow is NaN (E4M3) or infinity (E5M2), as in torch."""
     mantissa_bits = 7 - exponent_bits
@@ -120,7 +147,7 @@ def _f32_to_fp8(bits, exponent_bits):  # pragma: no cover - compiled
     return sign | (overflow if value > largest else value)
 
 
-@njit(nogil=True, cache=True)
+@_part
 def _encode(bits, n, out, code, start):  # pragma: no cover - compiled
     """float32 bits (uint32 [n]) to elements start .. start+n of `out`, rounded to nearest even."""
     if code == BF16:
@@ -165,7 +192,7 @@ def _encode(bits, n, out, code, start):  # pragma: no cover - compiled
             f8[i] = np.uint8(_f32_to_fp8(bits[i], 4 if code == E4M3 else 5))
 
 
-@njit(nogil=True, cache=True)
+@_part
 def _narrow(total, n, out, code, start, bits, odd):  # pragma: no cover - compiled
     """float64 [n] to elements of `out`, rounded once.
 
@@ -193,37 +220,46 @@ def _narrow(total, n, out, code, start, bits, odd):  # pragma: no cover - compil
 # ---------------------------------------------------------------- A: weighted sum
 
 
-@njit(nogil=True, cache=True)
-def weighted_sum(rows, codes, coefficients, n, out, out_code, bad):  # pragma: no cover - compiled
-    """out = sum_s c_s x_s, accumulated in float64 in the order of the rows, rounded once."""
-    total = np.empty(STEP, np.float64)
+@_kernel
+def weighted_sum(rows, codes, coefficients, anchored, n, out, out_code, bad):  # pragma: no cover - compiled
+    """out = sum_s c_s x_s, or anchored at row 0: x_0 + sum_(s>0) c_s (x_s - x_0); float64, rounded once."""
+    total, base, wide = np.empty(STEP, np.float64), np.empty(STEP, np.float64), np.empty(STEP, np.float64)
     bits, odd = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
     single = bits.view(np.float32)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
+        for i in range(m):
+            total[i] = 0.0
         for s in range(rows.shape[0]):
             c = coefficients[s]
             if codes[s] == F64:
                 f64 = rows[s].view(np.float64)[start : start + m]
                 for i in range(m):
-                    value = f64[i]
-                    bad[s] += np.int64(not np.isfinite(value))
-                    total[i] = c * value if s == 0 else total[i] + c * value
-                continue
-            bad[s] += _decode(rows[s], codes[s], start, m, bits)
-            if s == 0:
+                    wide[i] = f64[i]
+                    bad[s] += np.int64(not np.isfinite(f64[i]))
+            else:
+                bad[s] += _decode(rows[s], codes[s], start, m, bits)
                 for i in range(m):
-                    total[i] = c * np.float64(single[i])
+                    wide[i] = np.float64(single[i])
+            if not anchored:
+                for i in range(m):
+                    total[i] += c * wide[i]
+            elif s == 0:
+                for i in range(m):
+                    base[i] = wide[i]
             else:
                 for i in range(m):
-                    total[i] += c * np.float64(single[i])
+                    total[i] += c * (wide[i] - base[i])
+        if anchored:
+            for i in range(m):
+                total[i] += base[i]
         _narrow(total, m, out, out_code, start, bits, odd)
 
 
 # ---------------------------------------------------------------- B: Gram matrix
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def gram(rows, codes, n, partial, bad):  # pragma: no cover - compiled
     """partial[b, i, j] = <x_i, x_j> over block b of the tile, in float64 (i <= j; the rest is left alone)."""
     k = rows.shape[0]
@@ -255,14 +291,14 @@ def gram(rows, codes, n, partial, bad):  # pragma: no cover - compiled
 # ---------------------------------------------------------------- C: selection by magnitude
 
 
-@njit(nogil=True, cache=True)
+@_part
 def _subtract(values, base, m):  # pragma: no cover - compiled
     """values -= base, in float32."""
     for i in range(m):
         values[i] = values[i] - base[i]
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def magnitudes(rows, codes, n, sizes, bad):  # pragma: no cover - compiled
     """sizes[s, i] = bits of |x_s - base| at element i (uint32 [sources, n])."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
@@ -278,7 +314,7 @@ def magnitudes(rows, codes, n, sizes, bad):  # pragma: no cover - compiled
                 out[i] = bits[i] & np.uint32(0x7FFFFFFF)
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def histogram(rows, codes, n, counts, bad):  # pragma: no cover - compiled
     """counts[s, h] += elements whose |x_s - base| has h as the high 15 bits of its float32 magnitude."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
@@ -295,7 +331,7 @@ def histogram(rows, codes, n, counts, bad):  # pragma: no cover - compiled
                 counts[s - 1, bits[i]] += 1
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def refine(rows, codes, n, high, counts):  # pragma: no cover - compiled
     """counts[s, l] += elements in bin high[s] whose magnitude has l as its low 16 bits (high < 0: none)."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
@@ -314,7 +350,7 @@ def refine(rows, codes, n, high, counts):  # pragma: no cover - compiled
                     counts[s - 1, bits[i] & np.uint32(0xFFFF)] += 1
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def count_ties(rows, codes, n, thresholds, partial):  # pragma: no cover - compiled
     """partial[b, s] = elements of block b whose magnitude bits equal thresholds[s] (0: not counted)."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
@@ -337,7 +373,7 @@ def count_ties(rows, codes, n, thresholds, partial):  # pragma: no cover - compi
                 partial[b, s - 1] += found
 
 
-@njit(nogil=True, cache=True)
+@_part
 def _trim(bits, m, threshold, quota):  # pragma: no cover - compiled
     """Zero what lies below the threshold; of what equals it keep the first `quota`; returns the quota left."""
     limit = np.uint32(threshold)
@@ -360,7 +396,7 @@ def _trim(bits, m, threshold, quota):  # pragma: no cover - compiled
 # ---------------------------------------------------------------- D: random selection (Philox 4x32-10)
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def philox(group, key0, key1, words):  # pragma: no cover - compiled
     """1024 random uint32: words[256 lane + i] is word `lane` of the block with counter 256 group + i.
 
@@ -389,7 +425,7 @@ def philox(group, key0, key1, words):  # pragma: no cover - compiled
         words3[i] = np.uint32(c3)
 
 
-@njit(nogil=True, cache=True)
+@_part
 def _drop(values, m, first, key0, key1, bound, words):  # pragma: no cover - compiled
     """Keep element e (global index first + i, a multiple of 1024 at i = 0) where its random word < bound."""
     for part in range(0, m, 1024):
@@ -402,7 +438,7 @@ def _drop(values, m, first, key0, key1, bound, words):  # pragma: no cover - com
 # ---------------------------------------------------------------- C and D: combine what was kept
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def l1_sums(rows, codes, n, mode, limits, quotas, keys, first, partial, bad):  # pragma: no cover - compiled
     """partial[b, s] = (sum |delta_s|, sum |kept delta_s|) over block b of the tile, in float64."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
@@ -436,7 +472,7 @@ def l1_sums(rows, codes, n, mode, limits, quotas, keys, first, partial, bad):  #
                 partial[b, s - 1, after] = total
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def sparse_sum(
     rows,
     codes,
@@ -471,7 +507,8 @@ def sparse_sum(
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
         if start % BLOCK == 0:
-            quota[:] = quotas[start // BLOCK]
+            for s in range(k):  # a loop: assigning a slice compiles numba's error messages, two seconds of them
+                quota[s] = quotas[start // BLOCK, s]
         bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
         ballot[:m], total[:m], share[:m] = zero, zero, zero
         for s in range(k):

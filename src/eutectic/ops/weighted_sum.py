@@ -12,29 +12,38 @@ from eutectic.ops.program import Program, Reduction, Tile
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GramSum", "WeightedSum", "sum_weighted"]
+__all__ = ["GramSum", "WeightedSum", "add_weighted", "sum_weighted"]
 
 
 def sum_weighted(tensors: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.Tensor:
     """Σ c_s x_s in float64, in the order given: the semantics of the kernel."""
-    total = tensors[0].double() * coefficients[0]
-    for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
+    import torch
+
+    total = torch.zeros_like(tensors[0], dtype=torch.float64)
+    for tensor, coefficient in zip(tensors, coefficients, strict=True):
         total = total + tensor.double() * coefficient
     return total
 
 
+def add_weighted(base: torch.Tensor, tensors: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.Tensor:
+    """x_0 + Σ c_s (x_s - x_0) in float64, in the order given: exact where every difference is."""
+    origin = base.double()
+    return sum_weighted([tensor.double() - origin for tensor in tensors], coefficients) + origin
+
+
 class WeightedSum(Program):
-    """out = sum_s c_s x_s, float64 accumulation in row order, one rounding."""
+    """out = Σ c_s x_s, or, `anchored` at row 0, x_0 + Σ c_s (x_s - x_0); float64 in row order, one rounding."""
 
     float64 = True
 
-    def __init__(self, coefficients: Sequence[float]) -> None:
-        self.coefficients = np.asarray(coefficients, dtype=np.float64)
+    def __init__(self, coefficients: Sequence[float], *, anchored: bool = False) -> None:
+        self.coefficients = np.asarray([0.0, *coefficients] if anchored else coefficients, dtype=np.float64)
+        self.anchored = anchored
 
     def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
         from eutectic.ops.kernels import weighted_sum
 
-        weighted_sum(tile.rows, tile.codes, self.coefficients, tile.n, out, out_code, tile.bad)
+        weighted_sum(tile.rows, tile.codes, self.coefficients, self.anchored, tile.n, out, out_code, tile.bad)
 
 
 class GramSum(Program):
@@ -63,4 +72,4 @@ class GramSum(Program):
     def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
         from eutectic.ops.kernels import weighted_sum
 
-        weighted_sum(tile.rows, tile.codes, found, tile.n, out, out_code, tile.bad)
+        weighted_sum(tile.rows, tile.codes, found, False, tile.n, out, out_code, tile.bad)

@@ -9,7 +9,7 @@ import numpy as np
 
 from eutectic.errors import NonFiniteError
 from eutectic.methods.method import Setting
-from eutectic.ops.codec import widen
+from eutectic.weights.codec import widen
 from eutectic.ops.program import BLOCK, Program, Tile
 from eutectic.ops.random import Draws
 from eutectic.recipes.match import Step
@@ -98,7 +98,7 @@ class Workspace:
             if isinstance(node, Leaf):
                 ref = step.refs[node.index]
                 assert ref is not None
-                ref.read_into(memoryview(row), first, first + n)
+                ref.read_into(row.data, first, first + n)
             else:
                 self.combine(job, node, self.inputs(job, node, first, n), row, dtype)
         return self.tile(job, merge, rows, first, n)

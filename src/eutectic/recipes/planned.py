@@ -38,7 +38,7 @@ class PlannedTensor(TensorRef):
             out = np.empty(n * size, dtype=np.uint8)
             worker.combine(job, self.plan.tree.root, worker.inputs(job, self.plan.tree.root, first, n), out, self.dtype)
             low, high = max(first, start), min(first + n, stop)
-            buffer[(low - start) * size : (high - start) * size] = memoryview(out)[
+            buffer[(low - start) * size : (high - start) * size] = out.data[
                 (low - first) * size : (high - first) * size
             ]
 

@@ -234,7 +234,7 @@ class Stream:
     def _copy(self, step: Step, at: tuple[int, int], worker: Workspace, pieces: dict[int, list[bytes]]) -> None:
         first, n = at
         out = worker.output(n * step.dtype.size)
-        step.origin.read_into(memoryview(out), first, first + n)
+        step.origin.read_into(out.data, first, first + n)
         self._write(step, first, out, pieces)
         self.progress(2 * out.nbytes)
 
@@ -251,7 +251,7 @@ class Stream:
         self.progress(out.nbytes + self.plan.input_bytes(step) * n // step.numel)
 
     def _write(self, step: Step, first: int, out: np.ndarray, pieces: dict[int, list[bytes]] | None) -> None:
-        view = memoryview(out)
+        view = out.data
         if pieces is not None:
             pieces[first] = hash_pieces(view)
         self.sink.write(step.name, first * step.dtype.size, view)

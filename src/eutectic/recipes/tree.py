@@ -70,6 +70,12 @@ def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location,
     base, inputs = _bind(recipe, method)
     if method.base == "required" and base is None:
         problems.append(((*location, "merge_method"), f"{method.name} needs a base_model"))
+    if method.base == "unused" and base_is_extra(recipe):
+        problems.append((
+            (*location, "base_model"),
+            f"{method.name} has no base. List it under models (with its weight) if it should take part, as mergekit "
+            "would make it, or leave it out",
+        ))  # fmt: skip
     count = len(inputs)
     fewest, most = method.sources
     if count < fewest or (most is not None and count > most):
@@ -99,6 +105,11 @@ def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location,
     return problems
 
 
+def base_is_extra(recipe: Recipe) -> bool:
+    """Whether base_model is none of the models."""
+    return recipe.base_model is not None and all(source.model != recipe.base_model for source in recipe.models)
+
+
 def _bind(recipe: Recipe, method: Method) -> tuple[Reference | None, list[Source]]:
     """The base, and the sources that the method merges. A model that is the base adds no delta of its own."""
     base = recipe.base_model
@@ -115,7 +126,7 @@ def _settle(
 ) -> tuple[dict[str, Any], list[tuple[Source | None, str, str]]]:
     """Parameters for the method, and faults as (source or None, parameter, why)."""
     faults: list[tuple[Source | None, str, str]] = []
-    given = dict(recipe.parameters)
+    given: dict[str, Any] = dict(recipe.parameters)
     for source in recipe.models:
         for name in source.parameters:
             if name not in method.parameters:

@@ -95,7 +95,11 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar(_STANDARD + "str", text, None if text.isprintable() else '"')
 
+
+_Dumper.add_representer(str, _Dumper.text)
 _Dumper.add_implicit_resolver(_STANDARD + "float", _FLOAT, [*"-+0123456789."])
 
 

@@ -55,7 +55,7 @@ class TensorRef(ABC):
         """The tensor as a numpy array; bfloat16 widens to float32 (exactly), as numpy has no such type."""
         import numpy as np
 
-        from eutectic.ops.codec import widen
+        from eutectic.weights.codec import widen
 
         raw = np.frombuffer(self.read(), dtype=np.uint8)
         return widen(raw, self.dtype.name).reshape(self.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["E4M3_TABLE", "E5M2_TABLE", "widen"]
+__all__ = ["widen"]
 
 
 def _fp8_table(exponent_bits: int, mantissa_bits: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def _fp8_table(exponent_bits: int, mantissa_bits: int) -> np.ndarray:
     return (sign * value).astype(np.float32).view(np.uint32)
 
 
-E4M3_TABLE, E5M2_TABLE = _fp8_table(4, 3), _fp8_table(5, 2)
+_E4M3, _E5M2 = _fp8_table(4, 3), _fp8_table(5, 2)
 
 _NATIVE = {
     "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "|b1", "C64": "<c8",
@@ -38,7 +38,7 @@ def widen(raw: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "BF16":
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype == "F8_E4M3":
-        return E4M3_TABLE[raw].view(np.float32)
+        return _E4M3[raw].view(np.float32)
     if dtype == "F8_E5M2":
-        return E5M2_TABLE[raw].view(np.float32)
+        return _E5M2[raw].view(np.float32)
     return raw.view(_NATIVE.get(dtype, "|u1"))
