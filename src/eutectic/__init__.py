@@ -44,7 +44,20 @@ _HOMES = {
     "verify": "recipes.verify",
 }
 
-__all__ = [*sorted(_HOMES), "open"]
+__all__ = [
+    "Checkpoint",
+    "EutecticError",
+    "Options",
+    "Plan",
+    "TensorRef",
+    "list_methods",
+    "merge",
+    "merge_method",
+    "merge_state_dicts",
+    "open",
+    "plan",
+    "verify",
+]
 
 
 def open(source: Any, **options: Any) -> Checkpoint:

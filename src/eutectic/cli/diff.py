@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import eutectic
 from eutectic.cli.output import emit_json, json_option, progress
-from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
+from eutectic.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from eutectic.evaluation.compare import Comparison
@@ -41,7 +42,7 @@ def diff(ctx: click.Context, a: Path, b: Path, values: bool, every_tensor: bool,
     from eutectic.cli.diff_report import print_comparison
     from eutectic.evaluation.compare import compare
 
-    left, right = open_checkpoint(a), open_checkpoint(b)
+    left, right = eutectic.open(a), eutectic.open(b)
     total = sum(left[name].nbytes for name in left if name in right) if values else 0
     with progress("comparing", total) as advance:
         found = compare(left, right, values=values, report=advance)

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+import eutectic
 from eutectic.cli.output import emit_json, json_option
 from eutectic.cli.patterns import Pattern, collapse, find_stacks, natural_key
-from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
+from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = ["describe", "inspect"]
@@ -23,12 +24,12 @@ LARGEST = 3  # tensors named as the largest
 @click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor instead of patterns.")
 @json_option
 def inspect(path: Path, list_tensors: bool, as_json: bool) -> None:
-    """Show what PATH holds: a model folder or one weight file.
+    """Show what PATH holds: a model folder, one weight file, or a recipe (unmerged).
 
     Parameters, bytes, types, files, layers, and all tensors with names that differ only in numbers
     collapsed into one line. Only headers are read, so any size of model takes a moment.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = eutectic.open(path)
     facts = describe(checkpoint, list_tensors=list_tensors)
     if as_json:
         emit_json("inspect", facts)

@@ -34,7 +34,8 @@ LANES = 64  # independent partial sums inside a block; a fixed order that the co
 BF16, F16, F32, F64, E4M3, E5M2 = 0, 1, 2, 3, 4, 5  # codes of weights/dtypes.py, frozen into the kernels
 
 _kernel: Any = njit(nogil=True, cache=True)
-_part: Any = njit(nogil=True, cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by kernels only
+_inner: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called by kernels only
+_part: Any = njit(nogil=True, cache=True, **_inner)
 
 TRIM, DROP = 0, 1  # which elements a sparse sum keeps: the largest, or random ones
 VOTE_NONE, VOTE_WEIGHTED, VOTE_PLAIN = 0, 1, 2

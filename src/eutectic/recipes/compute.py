@@ -9,11 +9,11 @@ import numpy as np
 
 from eutectic.errors import NonFiniteError
 from eutectic.methods.method import Setting
-from eutectic.weights.codec import widen
 from eutectic.ops.program import BLOCK, Program, Tile
 from eutectic.ops.random import Draws
 from eutectic.recipes.match import Step
 from eutectic.recipes.tree import Leaf, Merge, Node, Tree
+from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
 
 __all__ = ["Job", "Workspace", "arena_bytes", "row_dtype", "twin"]

@@ -168,7 +168,7 @@ def _extra(loc: tuple[Any, ...], known: Mapping[str, list[str]]) -> str:
         kind = "source"
     names = known.get(kind, [])
     hint = nearest(key, names)
-    if key in _LATER and not hint:
+    if key in _LATER:
         return _later(key)
     if key in _OPTIONS and kind in ("recipe", "source"):
         return f"unknown key {key!r} here; a method's options belong under 'parameters:'"
@@ -230,6 +230,9 @@ def concerns(problem: Problem, faulty: list[Location]) -> bool:
     for other in faulty:
         if loc in (other, other[:-1]):
             return True
-        if "parameters" in other[-2:-1] and re.search(rf"\b{re.escape(str(other[-1]))}\b", sentence):
+        owner = other[:-2]
+        elsewhere = len(loc) >= len(owner) and loc[: len(owner)] != owner
+        named = re.search(rf"\b{re.escape(str(other[-1]))}\b", sentence)
+        if "parameters" in other[-2:-1] and named and not elsewhere:
             return True
     return False

@@ -98,7 +98,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
     unmatched = kinds.get("unmatched", [])
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched(unmatched, tree))
-    return Account(tuple(steps), tuple(_lines(steps, kinds, reference)))
+    return Account(tuple(steps), tuple(_lines(steps, kinds)))
 
 
 def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:
@@ -161,13 +161,13 @@ def _listing(head: str, lines: list[str], cure: str = "") -> str:
     return "\n".join([head, *(f"  - {line}" for line in lines[:MOST_SHOWN]), *more, *([cure] if cure else [])])
 
 
-def _lines(steps: list[Step], kinds: dict[str, list[str]], reference: Leaf) -> list[str]:
+def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     merged = [step for step in steps if step.action == "merge"]
     lines = [f"merged: {len(merged)} tensors, {sum(step.numel for step in merged):,} parameters"]
     reasons = {
-        "not a float": f"copied from {reference.label}: not floating-point numbers",
-        "unmatched": f"copied from {reference.label} or the first source that has it: not in every source",
-        "tied": f"left out: {reference.label} ties it to the embedding (tie_word_embeddings)",
+        "not a float": "copied from the reference model: not floating-point numbers",
+        "unmatched": "copied from the reference model or the first source that has it: not in every source",
+        "tied": "left out: the reference model ties it to the embedding (tie_word_embeddings)",
     }
     for kind, names in kinds.items():
         shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")

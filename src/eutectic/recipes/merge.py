@@ -108,8 +108,9 @@ def merge(
         _run(made, sink, watcher)
         if expected is not None:
             _compare(sink.digests, expected, sink.staging)
-        files = side_files(made, shards, _text_of(recipe, made))
-        files[LOCK] = _json(lock_document(made, sink.digests, files))
+        text = lock["text"] if lock is not None else _text_of(recipe, made)
+        files = side_files(made, shards, text)
+        files[LOCK] = _json(lock_document(made, sink.digests, files, text))
         return sink.finish(files)
     finally:
         sink.close()
@@ -169,7 +170,7 @@ def _read(recipe: RecipeLike) -> tuple[Recipe, dict[str, Any] | None]:
     if isinstance(recipe, (str, os.PathLike)) and str(recipe).endswith(".json") and os.path.isfile(recipe):  # noqa: PTH113
         lock = read_json(Path(recipe))
         if "lock" in lock:
-            parts = {"recipe", "sources", "options", "output"}
+            parts = {"recipe", "text", "sources", "options", "output"}
             if lock["lock"] != 1 or not parts <= lock.keys():
                 raise RecipeError(f"{recipe}: not a lock file that this version reads (lock: {lock['lock']!r:.40})")
             name = f"{recipe}: recipe"

@@ -24,7 +24,7 @@ from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe
 from eutectic.recipes.tree import Leaf, Tree, build_tree, expand
 from eutectic.weights.checkpoint import Checkpoint
-from eutectic.weights.sink import DEFAULT_SHARD_BYTES, Shard, split_into_shards
+from eutectic.weights.sink import DEFAULT_SHARD_BYTES, Shard, split_into_shards, staging_of
 
 if TYPE_CHECKING:
     from eutectic.recipes.planned import PlannedTensor
@@ -34,7 +34,7 @@ __all__ = ["DEFAULT_MEMORY", "Options", "Plan", "make_plan", "passes_of"]
 DEFAULT_MEMORY = 256 << 20
 MOST_TILE = 4 * BLOCK
 JOBS_AHEAD = 2  # tensors that may be under way at once
-PROCESS_BYTES = 175 << 20  # interpreter, numpy and the compiled kernels, measured
+PROCESS_BYTES = 170 << 20  # interpreter, numpy and the compiled kernels, measured
 TORCH_BYTES = 450 << 20  # the same with torch loaded
 STEP_BYTES = 4096  # bookkeeping per tensor of the result
 
@@ -183,7 +183,7 @@ class Plan(Checkpoint):
                 f"a budget of {budget:,} bytes is below the floor of {floor:,} bytes that this recipe needs "
                 f"(for {largest.name} {list(largest.shape)}); raise --max-memory to at least {-(-floor >> 20)}MiB"
             )
-        asked = self.options.threads or os.cpu_count() or 1
+        asked = self.options.threads or len(os.sched_getaffinity(0))
         for threads in range(asked, 0, -1):
             for tile in (MOST_TILE, MOST_TILE // 2, BLOCK):
                 buffers = self._buffers(threads, tile)
@@ -300,7 +300,9 @@ class Plan(Checkpoint):
         if not os.access(parent, os.W_OK):
             raise OutputError(f"{parent} cannot be written; choose another target or change its permissions")
         free = shutil.disk_usage(parent).free
-        need = self.disk + (16 << 20)
+        staging = staging_of(out.absolute())
+        staged = sum(e.stat().st_blocks * 512 for e in staging.iterdir()) if staging.is_dir() else 0
+        need = self.disk - min(staged, self.disk) + (16 << 20)
         if free < need:
             raise ResourceError(f"{parent} has {free:,} bytes free; the result needs {need:,}. Free some space first.")
 
@@ -310,6 +312,7 @@ class Plan(Checkpoint):
         return {
             "method": self.tree.root.method.name,
             "sources": [leaf.label for leaf in self.tree.leaves],
+            "reference": self.tree.reference.label,
             "tensors": len(self.steps),
             "parameters": self.numel,
             "accounts": list(self.account.lines),

@@ -126,7 +126,9 @@ def fingerprint(plan: Plan) -> str:
     return digest.hash_bytes(json.dumps(depends, sort_keys=True).encode())
 
 
-def lock_document(plan: Plan, digests: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, Any]:
+def lock_document(
+    plan: Plan, digests: Mapping[str, str], files: Mapping[str, bytes], recipe_text: str
+) -> dict[str, Any]:
     """The lock file: what went in, with what, and the digest of everything that came out."""
     options = plan.options
     return {
@@ -134,6 +136,7 @@ def lock_document(plan: Plan, digests: Mapping[str, str], files: Mapping[str, by
         "eutectic": eutectic.__version__,
         "fingerprint": fingerprint(plan),
         "recipe": plan.expanded,
+        "text": recipe_text,
         "sources": source_records(plan, full=options.hash_sources),
         "options": {
             "seed": plan.tree.root.seed,

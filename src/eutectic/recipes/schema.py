@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from eutectic.errors import RecipeError
 from eutectic.recipes.document import Document, Location, load_document
@@ -26,9 +26,7 @@ __all__ = ["Recipe", "Reference", "Scalar", "Source", "load_recipe", "parse_reci
 Check = Callable[["Recipe", Location], list[Problem]]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Frozen(BaseModel, frozen=True, extra="forbid"):
     def canonical(self) -> dict[str, Any]:
         """Plain data in a fixed key order, without defaults."""
         raise NotImplementedError
@@ -64,14 +62,14 @@ def _kind_of_model(value: Any) -> str | None:
     return PATH if isinstance(value, str) else FILE if isinstance(value, Mapping) else None
 
 
-class FileReference(_Frozen):
+class FileReference(_Frozen, frozen=True):
     """mergekit's mapping for one model: its path. A revision is not supported yet."""
 
     path: PathText
     revision: None = None
 
 
-class MergekitReference(_Frozen):
+class MergekitReference(_Frozen, frozen=True):
     """mergekit's mapping for a model with an adapter. The adapter is not supported yet."""
 
     model: Annotated[
@@ -103,7 +101,7 @@ _MODEL = "A model folder, a weight file, a recipe file, or a recipe written in p
 _DTYPE = "Type of the result where out_dtype is absent. Default: that of the base or first source."
 
 
-class Source(_Frozen):
+class Source(_Frozen, frozen=True):
     """One input of a merge."""
 
     model: Reference = Field(description=_MODEL)
@@ -115,7 +113,7 @@ class Source(_Frozen):
         return {"model": _canonical_reference(self.model), **values}
 
 
-class Recipe(_Frozen):
+class Recipe(_Frozen, frozen=True):
     """What to merge, how, and into which type."""
 
     merge_method: Text = Field(description="Name of the method, such as linear, slerp, ties or dare_ties.")
@@ -138,7 +136,7 @@ class Recipe(_Frozen):
     def model_post_init(self, context: Any, /) -> None:
         """Take the folder of the recipe file from the validation context."""
         if context:
-            self._folder = context["folder"]
+            self._folder = context["folder"]  # pyright: ignore[reportAttributeAccessIssue]  private: pydantic allows it
 
     @property
     def folder(self) -> Path | None:

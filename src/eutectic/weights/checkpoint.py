@@ -76,8 +76,9 @@ class Checkpoint(Mapping[str, TensorRef]):
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a model folder or one weight file, reading headers only.
 
-    A folder is read as transformers reads it: model.safetensors, else its index, else pytorch_model.bin,
-    else its index; failing these, the one weight file (or complete series of shards) that lies there. torch zip files (.bin, .pt, .pth, .ckpt) go through a restricted unpickler that runs no code.
+    A folder is read as transformers reads it: model.safetensors, else its index, else pytorch_model.bin, else its
+    index; failing these, the one weight file (or complete series of shards) that lies there. torch zip files
+    (.bin, .pt, .pth, .ckpt) go through a restricted reader that runs no code.
 
     Raises:
         SourceError: nothing there, no weights, a missing shard.
