@@ -23,60 +23,16 @@ fuzz = settings(deadline=None, max_examples=150)
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), st.text(max_size=8)
 )
+finite = st.floats(allow_nan=False, allow_infinity=False)
 printable = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=8)
 plain = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), printable),
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), finite, printable),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(printable.filter("<<".__ne__), inner, max_size=3),
     max_leaves=12,
 )
 # Text made of what YAML cares about, so that the fuzzing gets past the first line.
-yamlish = st.lists(
-    st.sampled_from(
-        [
-            "a",
-            "b",
-            ":",
-            ": ",
-            "- ",
-            "\n",
-            "\n  ",
-            " ",
-            "[",
-            "]",
-            "{",
-            "}",
-            ",",
-            "&x ",
-            "*x",
-            "!!int ",
-            "!!str ",
-            "!",
-            "|",
-        ]
-        + [
-            "? ",
-            '"',
-            "'",
-            "#",
-            "%",
-            "---\n",
-            "...\n",
-            "\t",
-            "1",
-            "1e9",
-            ".inf",
-            "~",
-            "<<",
-            "\\u",
-            "@",
-            "`",
-            ">",
-            "é",
-            "\0",
-        ]
-    ),
-    max_size=24,
-).map("".join)
+SIGNS = [*"ab:[]{},|\"'#%1~@`>!é\0\t\n ", ": ", "- ", "? ", "\n  ", "&x ", "*x", "!!int ", "!!str ", "---\n", "...\n"]
+yamlish = st.lists(st.sampled_from([*SIGNS, "1e9", ".inf", "<<", "\\u"]), max_size=24).map("".join)
 
 
 def problems_of(source: Any, name: str | None = "r.yaml") -> list[str]:
@@ -239,7 +195,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (doc.data, doc.folder, doc.place(("b",))) == ({"a": 1, "b": 2}, tmp_path, "recipe.yaml:2:1")
     with pytest.raises(RecipeError, match=r"^recipe.yml does not exist; did you mean 'recipe.yaml'\?$"):
         load_document(Path("recipe.yml"))
-    with pytest.raises(RecipeError, match="does not exist$"):
+    with pytest.raises(RecipeError, match=r"does not exist$"):
         load_document(Path("none/at/all"))
     with pytest.raises(RecipeError, match="is a folder"):
         load_document(tmp_path)

@@ -229,26 +229,28 @@ def weighted_sum(rows, codes, coefficients, anchored, n, out, out_code, bad):  #
     single = bits.view(np.float32)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
-        for i in range(m):
-            total[i] = 0.0
+        total[:] = 0.0
         for s in range(rows.shape[0]):
             c = coefficients[s]
+            into = base if anchored and s == 0 else wide
             if codes[s] == F64:
                 f64 = rows[s].view(np.float64)[start : start + m]
                 for i in range(m):
-                    wide[i] = f64[i]
+                    into[i] = f64[i]
                     bad[s] += np.int64(not np.isfinite(f64[i]))
             else:
                 bad[s] += _decode(rows[s], codes[s], start, m, bits)
-                for i in range(m):
-                    wide[i] = np.float64(single[i])
+                if anchored:
+                    for i in range(m):
+                        into[i] = np.float64(single[i])
+                else:  # the common case: no copy in between
+                    for i in range(m):
+                        total[i] += c * np.float64(single[i])
+                    continue
             if not anchored:
                 for i in range(m):
                     total[i] += c * wide[i]
-            elif s == 0:
-                for i in range(m):
-                    base[i] = wide[i]
-            else:
+            elif s > 0:
                 for i in range(m):
                     total[i] += c * (wide[i] - base[i])
         if anchored:

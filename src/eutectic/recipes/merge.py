@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -11,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eutectic.errors import OutputError, RecipeError, SourceError, VerificationError
+from eutectic.recipes.document import load_document
 from eutectic.recipes.plan import Options, Plan, make_plan
 from eutectic.recipes.provenance import LOCK, fingerprint, lock_document, side_files
 from eutectic.recipes.rates import Rates
-from eutectic.recipes.schema import Recipe, load_recipe
+from eutectic.recipes.schema import Recipe, load_recipe, parse_recipe
 from eutectic.recipes.tree import check_parameters
+from eutectic.recipes.yaml_text import dump_yaml
 from eutectic.weights.checkpoint import read_json
 from eutectic.weights.sink import Sink
 
@@ -173,8 +174,7 @@ def _read(recipe: RecipeLike) -> tuple[Recipe, dict[str, Any] | None]:
             parts = {"recipe", "text", "sources", "options", "output"}
             if lock["lock"] != 1 or not parts <= lock.keys():
                 raise RecipeError(f"{recipe}: not a lock file that this version reads (lock: {lock['lock']!r:.40})")
-            name = f"{recipe}: recipe"
-            return load_recipe(lock["recipe"], name=name, check=check_parameters), lock
+            return parse_recipe(load_document(Path(recipe)).part("recipe"), check=check_parameters), lock
     return load_recipe(recipe, check=check_parameters), None
 
 
@@ -182,12 +182,10 @@ def _text_of(recipe: RecipeLike, made: Plan) -> str:
     """The recipe as its author wrote it, or as YAML where it was never text."""
     if isinstance(recipe, (str, os.PathLike)) and str(recipe).endswith((".yaml", ".yml")):
         return Path(recipe).read_text(encoding="utf-8")
-    return yaml.safe_dump(made.recipe.canonical(), sort_keys=False, allow_unicode=True)
+    return dump_yaml(made.recipe.canonical())
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
-    import json
-
     return (json.dumps(document, indent=1) + "\n").encode()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import FormatError, nearest
+from eutectic.weights.claims import MOST_DIMENSIONS, is_size, shown
 from eutectic.weights.dtypes import BY_NAME, DType
 from eutectic.weights.files import SourceFile
 from eutectic.weights.tensor_ref import StoredTensor
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Header", "build_header", "read_header", "write_safetensors"]
 
 MOST_HEADER_BYTES = 100_000_000
-MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -102,38 +102,30 @@ def _check_metadata(file: SourceFile, metadata: Any) -> dict[str, str]:
 
 def _check_entry(file: SourceFile, name: str, entry: Any) -> tuple[DType, tuple[int, ...], int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{file.path}: {_shown(name)}: an entry has exactly dtype, shape and data_offsets")
+        raise FormatError(f"{file.path}: {shown(name)}: an entry has exactly dtype, shape and data_offsets")
     label, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     dtype = BY_NAME.get(label) if isinstance(label, str) else None
     if dtype is None:
         hint = nearest(label, BY_NAME) if isinstance(label, str) else ""
-        raise FormatError(f"{file.path}: {_shown(name)}: unknown dtype {label!r:.80}{hint}")
-    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(map(_natural, shape)):
-        raise FormatError(f"{file.path}: {_shown(name)}: shape {shape!r:.80} is not a list of sizes")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
-        raise FormatError(f"{file.path}: {_shown(name)}: data_offsets {offsets!r:.80} are not two positions")
+        raise FormatError(f"{file.path}: {shown(name)}: unknown dtype {label!r:.80}{hint}")
+    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(map(is_size, shape)):
+        raise FormatError(f"{file.path}: {shown(name)}: shape {shape!r:.80} is not a list of sizes")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_size, offsets)):
+        raise FormatError(f"{file.path}: {shown(name)}: data_offsets {offsets!r:.80} are not two positions")
     begin, end = offsets
     expected = dtype.size
     for size in shape:
         expected *= size
         if expected > file.size and 0 not in shape:
             raise FormatError(
-                f"{file.path}: {_shown(name)}: shape {shape!r:.80} of {dtype} needs more bytes than the file has"
+                f"{file.path}: {shown(name)}: shape {shape!r:.80} of {dtype} needs more bytes than the file has"
             )
     if end - begin != expected:
         raise FormatError(
-            f"{file.path}: {_shown(name)}: shape {shape} of {dtype} takes {expected} bytes, "
+            f"{file.path}: {shown(name)}: shape {shape} of {dtype} takes {expected} bytes, "
             f"data_offsets {offsets} span {end - begin}"
         )
     return dtype, tuple(shape), begin, end
-
-
-def _natural(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= 120 else name[:117] + "...")
 
 
 def _check_tiling(file: SourceFile, ranges: list[tuple[int, int, str]], data_bytes: int) -> None:
@@ -142,12 +134,12 @@ def _check_tiling(file: SourceFile, ranges: list[tuple[int, int, str]], data_byt
     for begin, end, name in ranges:
         if end > data_bytes:
             raise FormatError(
-                f"{file.path}: {_shown(name)} ends at byte {end} of the data, the file holds {data_bytes}. "
+                f"{file.path}: {shown(name)} ends at byte {end} of the data, the file holds {data_bytes}. "
                 "The file is truncated; fetch it again."
             )
         if begin != position:
             fault = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
-            raise FormatError(f"{file.path}: {_shown(name)} at {begin} {fault} (expected {position})")
+            raise FormatError(f"{file.path}: {shown(name)} at {begin} {fault} (expected {position})")
         position = end
     if position != data_bytes:
         raise FormatError(f"{file.path}: {data_bytes - position} bytes after the last tensor belong to nothing")
