@@ -151,7 +151,7 @@ def tensors(shape: tuple[int, ...] = (5,)) -> SearchStrategy[torch.Tensor]:
 
     def tensor(found: tuple[int, bytes]) -> torch.Tensor:
         step, numbers = found
-        return torch.tensor([(byte - 128 if byte > 127 else -byte) // step * step / 16 for byte in numbers]).reshape(
+        return torch.tensor([(byte if byte < 128 else 128 - byte) // step * step / 16 for byte in numbers]).reshape(
             shape
         )
 

@@ -1,6 +1,7 @@
 """Cold storage: tell the kernel what will be read soon, and what is no longer needed.
 
-Nothing is advised for files that already lie in the page cache, and nothing that was there before is dropped.
+Nothing is advised for files that already lie in the page cache. What is consumed is dropped only where the sources
+are too large to be kept anyway, so that a merge of large models does not push everything else out of memory.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from eutectic.weights.files import SourceFile
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
-__all__ = ["ReadAhead", "is_cached"]
+__all__ = ["ReadAhead", "available_memory", "is_cached"]
 
 WINDOW = 128 << 20
 STEP = 8 << 20
@@ -32,6 +34,14 @@ def is_cached(file: SourceFile, offset: int) -> bool:
         return True
 
 
+def available_memory() -> int:
+    """Bytes that the kernel could give to new users, page cache included."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 class ReadAhead:
     """Advises the kernel up to 128 MB ahead of the tensors reported as `passed`, in the order given."""
 
@@ -39,6 +49,7 @@ class ReadAhead:
         stored = [ref for ref in refs if isinstance(ref, StoredTensor) and ref.nbytes]
         probe = stored[:: max(1, len(stored) // 16)]
         self.cold = any(not is_cached(ref.file, ref.offset + ref.nbytes // 2) for ref in probe)
+        self.drops = self.cold and sum(ref.nbytes for ref in stored) > available_memory() // 2
         self._queue = stored if self.cold else []
         self._passed = 0
         self._change = threading.Condition()
@@ -64,7 +75,7 @@ class ReadAhead:
         if not self.cold:
             return
         stored = [ref for ref in refs if isinstance(ref, StoredTensor)]
-        for ref in stored:
+        for ref in stored if self.drops else ():
             os.posix_fadvise(ref.file.fileno(), ref.offset, ref.nbytes, os.POSIX_FADV_DONTNEED)
         with self._change:
             self._passed += sum(ref.nbytes for ref in stored)
