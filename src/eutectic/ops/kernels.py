@@ -4,7 +4,8 @@ Legend: ``rows`` uint8 [inputs, bytes], one contiguous tile of raw tensor bytes 
 [inputs], the element type of each row (`weights/dtypes.py`); ``n`` elements in the tile; ``out`` uint8 [bytes].
 Every kernel walks the tile in STEP elements that stay in the first-level cache: decode, combine, encode.
 ``bad`` int64 [inputs] counts non-finite elements per input. Row 0 is the base where a kernel takes deltas.
-Kernels release the interpreter lock and are compiled once per machine (numba's on-disk cache).
+Kernels release the interpreter lock and are compiled once per machine (numba's on-disk cache). They are one file on
+purpose: that cache notices a change only in the file of the function itself, not in what it calls.
 """
 
 from __future__ import annotations

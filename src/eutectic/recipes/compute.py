@@ -19,6 +19,7 @@ from eutectic.weights.dtypes import BY_NAME, DType
 __all__ = ["Job", "Workspace", "arena_bytes", "row_dtype", "twin"]
 
 F32, F64 = BY_NAME["F32"], BY_NAME["F64"]
+LARGEST_FINITE = {BY_NAME["F16"].code: 65504.0, BY_NAME["F8_E4M3"].code: 448.0, BY_NAME["F8_E5M2"].code: 57344.0}
 
 
 def twin(merge: Merge, step: Step, *, torch_only: bool = False) -> Program | None:
@@ -116,6 +117,19 @@ class Workspace:
         else:
             self._combine_in_torch(job, merge, tile, out, dtype)
         self.check(job, merge, tile)
+        if dtype.code in LARGEST_FINITE and not self.allow_nonfinite:
+            self._check_range(job, tile, out, dtype)
+
+    def _check_range(self, job: Job, tile: Tile, out: np.ndarray, dtype: DType) -> None:
+        """Refuse results that a narrow type turned into infinity or NaN."""
+        lost = ~np.isfinite(widen(out, dtype.name))
+        if lost.any():
+            at = np.unravel_index(tile.first + int(lost.argmax()), job.step.shape or (1,))
+            raise NonFiniteError(
+                f"{job.step.name!r} at {[int(i) for i in at]}: the result does not fit {dtype}, whose largest "
+                f"number is {LARGEST_FINITE[dtype.code]:g}. Choose dtype: bfloat16 or float32, or accept it with "
+                "--allow-nonfinite."
+            )
 
     def check(self, job: Job, merge: Merge, tile: Tile) -> None:
         """Refuse non-finite inputs unless they are allowed."""

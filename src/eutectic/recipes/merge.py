@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eutectic.errors import OutputError, RecipeError, SourceError, VerificationError
-from eutectic.recipes.document import load_document
+from eutectic.errors import OutputError, SourceError, VerificationError
+from eutectic.recipes.lock import Lock, is_lock, load_lock
 from eutectic.recipes.plan import Options, Plan, make_plan
 from eutectic.recipes.provenance import LOCK, fingerprint, lock_document, side_files
 from eutectic.recipes.rates import Rates
-from eutectic.recipes.schema import Recipe, load_recipe, parse_recipe
+from eutectic.recipes.schema import Recipe, load_recipe
 from eutectic.recipes.tree import check_parameters
 from eutectic.recipes.yaml_text import dump_yaml
 from eutectic.weights.checkpoint import read_json
@@ -56,15 +56,12 @@ def plan(recipe: RecipeLike, options: Options | None = None, **changes: Any) -> 
     return _plan(found, lock, replace(options or Options(), **changes))
 
 
-def _plan(recipe: Recipe, lock: Mapping[str, Any] | None, options: Options) -> Plan:
+def _plan(recipe: Recipe, lock: Lock | None, options: Options) -> Plan:
     if lock is None:
         return make_plan(recipe, options)
-    made = make_plan(recipe, replace(options, **{name: lock["options"][name] for name in LOCKED}))
+    made = make_plan(recipe, replace(options, **lock.options.model_dump()))
     _check_sources(made, lock)
     return made
-
-
-LOCKED = ("seed", "shard_bytes", "allow_mismatch", "allow_nonfinite", "torch_only")
 
 
 def merge(
@@ -91,25 +88,26 @@ def merge(
         EutecticError: see `eutectic.errors`; whatever happens, `out` is either whole or absent.
     """
     found, lock = _read(recipe)
+    text = lock.text if lock is not None else _text_of(recipe, found)
     made = _plan(found, lock, replace(options or Options(), **changes))
     if out is None:
         return made
     watcher = watcher or Watcher()
     out = Path(out).absolute()
+    out = out.resolve() if out.is_symlink() else out  # the result comes where a link points
     mark = fingerprint(made)
     if out.exists() and resume and not force and _finished(out) == mark:
         return out
     _check_target(made, out, force=force)
     made.check_room(out)
     watcher.planned(made)
-    expected = lock["output"]["tensors"] if lock is not None else None
+    expected = lock.output.tensors if lock is not None else None
     shards = made.shards
     sink = Sink(out, made.steps, shards, mark, resume=resume, force=force, fsync=made.options.fsync)
     try:
         _run(made, sink, watcher)
         if expected is not None:
             _compare(sink.digests, expected, sink.staging)
-        text = lock["text"] if lock is not None else _text_of(recipe, made)
         files = side_files(made, shards, text)
         files[LOCK] = _json(lock_document(made, sink.digests, files, text))
         return sink.finish(files)
@@ -164,25 +162,20 @@ def _one_thread(uses_torch: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read(recipe: RecipeLike) -> tuple[Recipe, dict[str, Any] | None]:
+def _read(recipe: RecipeLike) -> tuple[Recipe, Lock | None]:
     """The recipe, and the lock file that it came from if it did."""
     if isinstance(recipe, Recipe):
         return recipe, None
-    if isinstance(recipe, (str, os.PathLike)) and str(recipe).endswith(".json") and os.path.isfile(recipe):  # noqa: PTH113
-        lock = read_json(Path(recipe))
-        if "lock" in lock:
-            parts = {"recipe", "text", "sources", "options", "output"}
-            if lock["lock"] != 1 or not parts <= lock.keys():
-                raise RecipeError(f"{recipe}: not a lock file that this version reads (lock: {lock['lock']!r:.40})")
-            return parse_recipe(load_document(Path(recipe)).part("recipe"), check=check_parameters), lock
+    if isinstance(recipe, (str, os.PathLike)) and str(recipe).endswith(".json") and is_lock(Path(recipe)):
+        return load_lock(Path(recipe))
     return load_recipe(recipe, check=check_parameters), None
 
 
-def _text_of(recipe: RecipeLike, made: Plan) -> str:
+def _text_of(recipe: RecipeLike, found: Recipe) -> str:
     """The recipe as its author wrote it, or as YAML where it was never text."""
     if isinstance(recipe, (str, os.PathLike)) and str(recipe).endswith((".yaml", ".yml")):
         return Path(recipe).read_text(encoding="utf-8")
-    return dump_yaml(made.recipe.canonical())
+    return dump_yaml(found.canonical())
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
@@ -219,21 +212,21 @@ def _check_target(made: Plan, out: Path, *, force: bool) -> None:
             raise OutputError(f"{out} does not look like a model folder; --force will not delete it")
 
 
-def _check_sources(made: Plan, lock: Mapping[str, Any]) -> None:
+def _check_sources(made: Plan, lock: Lock) -> None:
     """Say which source changed since the lock file was written."""
     from eutectic.recipes.provenance import source_records
 
-    full = any("blake3" in file for record in lock["sources"] for file in record["files"])
-    was = {record["path"]: record for record in lock["sources"]}
+    full = any(file.blake3 for record in lock.sources for file in record.files)
+    was = {(record.path, file.name): file for record in lock.sources for file in record.files}
     changed = []
     for record in source_records(made, full=full):
-        before = {file["name"]: file for file in was.get(record["path"], {"files": []})["files"]}
         for file in record["files"]:
-            then = before.get(file["name"])
+            then = was.get((record["path"], file["name"]))
             if then is None:
                 changed.append(f"{record['path']}: {file['name']} is new")
-            elif any(
-                then.get(key) != file[key] for key in ("bytes", "header", "blake3") if key in file and key in then
+            elif (then.bytes, then.header) != (file["bytes"], file["header"]) or then.blake3 not in (
+                None,
+                file.get("blake3"),
             ):
                 changed.append(f"{record['path']}: {file['name']} changed")
     if changed:

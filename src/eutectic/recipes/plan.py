@@ -302,7 +302,7 @@ class Plan(Checkpoint):
         free = shutil.disk_usage(parent).free
         staging = staging_of(out.absolute())
         staged = sum(e.stat().st_blocks * 512 for e in staging.iterdir()) if staging.is_dir() else 0
-        need = self.disk - min(staged, self.disk) + (16 << 20)
+        need = self.disk + (16 << 20) - staged
         if free < need:
             raise ResourceError(f"{parent} has {free:,} bytes free; the result needs {need:,}. Free some space first.")
 

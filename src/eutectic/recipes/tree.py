@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eutectic.errors import MethodError, RecipeError
+from eutectic.errors import MethodError, RecipeError, SourceError
 from eutectic.methods import get_method
 from eutectic.methods.method import Method, Parameter
 from eutectic.recipes.schema import Recipe, Reference, Source, load_recipe, resolve
@@ -191,6 +191,12 @@ class _Builder:
         if path.suffix in RECIPE_SUFFIXES and path.is_file():
             return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1)
         key = path.resolve()
+        if not path.exists():
+            beside = f" or in {recipe.folder}" if recipe.folder and not path.is_absolute() else ""
+            raise SourceError(
+                f"{reference}: no such folder or file in the current directory{beside}. Names of a model hub are not "
+                "fetched by this version: download the model and give its folder."
+            )
         if key not in self.by_path:
             leaf = Leaf(len(self.leaves), str(reference), open_checkpoint(path))
             self.leaves.append(leaf)
