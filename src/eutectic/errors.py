@@ -12,7 +12,8 @@
     └── MissingDependencyError       exit 8   an optional library is not installed
 
 Exit code 0 is success (`diff` and `verify` of equal things included), 1 is `diff` of different things, 2 is
-click's usage error, 70 a fault of Eutectic itself, 130 an interruption. An error says where, what was found and what to do; a message fits on one screen.
+click's usage error, 70 a fault of Eutectic itself, 130 an interruption.
+An error says where, what was found and what to do; a message fits on one screen.
 """
 
 from __future__ import annotations

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import collections
-import functools
-import io
 import os
-import pickle
 import subprocess
 import sys
 import zipfile
@@ -16,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from handmade_pickles import Reduced, StorageReference, hand_pickle, rebuilt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,42 +80,6 @@ def with_pickle(folder: Path, program: bytes) -> Path:
     return rewrite_zip(save_zip(folder, {"w": FLOATS}), {"data.pkl": program})
 
 
-class StorageReference:
-    def __init__(self, elements: Any = 6, key: Any = "0", kind: Any = torch.FloatStorage) -> None:
-        self.parts = ("storage", kind, key, "cpu", elements)
-
-
-class Reduced:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.parts = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.parts
-
-
-class HandPickler(pickle.Pickler):
-    def persistent_id(self, obj: Any) -> Any:
-        return obj.parts if isinstance(obj, StorageReference) else None
-
-
-def hand_pickle(content: Any) -> bytes:
-    stream = io.BytesIO()
-    HandPickler(stream, protocol=2).dump(content)
-    return stream.getvalue()
-
-
-def rebuilt(
-    offset: Any = 0, shape: Any = (2, 3), strides: Any = (3, 1), storage: Any = None, metadata: Any = None
-) -> Reduced:
-    storage = storage or StorageReference()
-    return Reduced(
-        torch._utils._rebuild_tensor_v2,
-        *(storage, offset, shape, strides, False, collections.OrderedDict(), metadata),
-    )
-
-
 # --- files that torch wrote
 
 
@@ -150,7 +112,7 @@ def test_every_pickle_protocol(tmp_path: Path, protocol: int) -> None:
 
 def test_parameters_and_buffers_keep_their_values(tmp_path: Path) -> None:
     marked = torch.nn.Parameter(FLOATS + 1)
-    marked.note = "kept beside the tensor"  # pickled through _rebuild_parameter_with_state
+    vars(marked)["note"] = "kept beside the tensor"  # pickled through _rebuild_parameter_with_state
     buffer = torch.nn.Buffer(FLOATS + 2)  # pickled through _rebuild_from_type_v2
     path = save_zip(tmp_path, {"plain": torch.nn.Parameter(FLOATS), "marked": marked, "buffer": buffer})
     found = read_zip(path)
@@ -267,109 +229,16 @@ def test_a_whole_module_names_its_class(tmp_path: Path) -> None:
     refused(save_zip(tmp_path, torch.nn.Linear(2, 2)), "torch.nn.modules.linear.Linear", "safetensors")
 
 
-# --- programs that must not run
-
-
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("posix.system", lambda marker: Reduced(os.system, f"touch {marker}")),
-        ("__builtin__.eval", lambda marker: Reduced(eval, f"open({str(marker)!r}, 'w')")),
-        ("__builtin__.getattr", lambda marker: Reduced(getattr, str(marker), "touch")),
-        ("io.open", lambda marker: Reduced(open, str(marker), "w")),
-        ("functools.partial", lambda marker: Reduced(functools.partial, Path.touch, marker)),
-    ],
-)
-def test_code_is_refused_unrun(tmp_path: Path, name: str, make: Any) -> None:
-    marker = tmp_path / "ran"
-    program = hand_pickle({"w": rebuilt(), "x": make(marker)})
-    refused(with_pickle(tmp_path, program), name, "safetensors.torch.save_file")
-    assert not marker.exists()
-
-
-def test_code_in_the_place_of_a_name(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    command = f"touch {marker}".encode()
-    text = b"X" + len(command).to_bytes(4, "little") + command
-    for program in (
-        b"\x80\x02cos\nsystem\n" + text + b"\x85R.",  # REDUCE
-        b"\x80\x02cos\nsystem\n" + text + b"\x85\x81.",  # NEWOBJ
-        b"\x80\x04\x8c\x02os\x8c\x06system\x93" + text + b"\x85R.",  # STACK_GLOBAL
-        b"\x80\x02ctorch\n_utils.os.system\n" + text + b"\x85R.",  # a dotted name
-        b"\x80\x02cbuiltins\ngetattr\ncbuiltins\n__import__\nX\x02\x00\x00\x00os\x85RX\x06\x00\x00\x00system\x86R"
-        + (text + b"\x85R."),  # getattr(__import__("os"), "system")(command)
-        b"(S'" + command + b"'\nios\nsystem\n.",  # INST, an opcode of protocol 0
-        b"\x80\x02\x82\x01.",  # EXT1
-        b"\x80\x02\x93.",  # a global from an empty stack
-        b"\x80\x04K\x01K\x02\x93.",  # a global named by numbers
-    ):
-        refused(with_pickle(tmp_path, program))
-        assert not marker.exists()
-
-
-@pytest.mark.parametrize("target", [b"ctorch\nfloat32\n", b"X\x01\x00\x00\x00f", b"}", b"]", b"K\x01"])
-def test_calls_of_what_cannot_be_called(tmp_path: Path, target: bytes) -> None:
-    refused(with_pickle(tmp_path, b"\x80\x02" + target + b")R."), "damaged")
-    refused(with_pickle(tmp_path, b"\x80\x02" + target + b")\x81."), "damaged")
-
-
-def test_build_changes_nothing(tmp_path: Path) -> None:
-    state = {"__class__": 1, "__setstate__": 2, "pairs": [], "file": "/etc/passwd", "fault": ""}
-    program = hand_pickle({"w": rebuilt()})[:-1] + hand_pickle(state)[2:-1] + b"b."  # BUILD on the mapping
-    assert list(read_zip(with_pickle(tmp_path, program))) == ["w"]
-
-
-# --- programs that eat memory or the stack
-
-
-def test_a_deeply_nested_key_is_never_hashed(tmp_path: Path) -> None:
-    program = b"\x80\x02})" + b"\x85" * 500_000 + b"Ns."  # crashes pickle.Unpickler
-    refused(with_pickle(tmp_path, program), "no tensor")
-
-
-@pytest.mark.parametrize("opening", [b"]", b"}K\x01", b"("])
-def test_deep_nesting(tmp_path: Path, opening: bytes) -> None:
-    closing = {b"]": b"a", b"}K\x01": b"s", b"(": b"t"}[opening]
-    body = opening * 50_000 + b"N" + closing * 50_000
-    refused(with_pickle(tmp_path, b"\x80\x02" + body + b"."))
-    item = hand_pickle({"w": rebuilt()})[:-1] + b"X\x01\x00\x00\x00x" + body + b"s."
-    assert list(read_zip(with_pickle(tmp_path, item))) == ["w"]
-
-
-def test_nested_calls_end_in_a_sentence(tmp_path: Path) -> None:
-    wrap = b"ctorch._tensor\n_rebuild_from_type_v2\nN"
-    refused(with_pickle(tmp_path, b"\x80\x02" + wrap * 5000 + b"N" + b"\x87R" * 5000 + b"."), "damaged")
-    nested = b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00" + b"h\x00N" * 5000 + b")" + b"\x87" * 5000 + b"R."
-    refused(with_pickle(tmp_path, b"\x80\x02" + nested), "RecursionError")
-
-
-def test_a_laugh_of_references(tmp_path: Path) -> None:
-    lists = b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(100))  # each holds the last one twice
-    program = b"\x80\x02](]q\x00" + lists + b"e."
-    refused(with_pickle(tmp_path, program), "holds one list")
-    inside = hand_pickle({"w": rebuilt()})[:-1] + b"X\x01\x00\x00\x00x" + program[2:-1] + b"s."
-    assert list(read_zip(with_pickle(tmp_path, inside))) == ["w"]
-
-
-def test_a_memo_index_costs_nothing(tmp_path: Path) -> None:
-    refused(with_pickle(tmp_path, b"\x80\x02Nr\xff\xff\xff\xff."), "not a mapping")
-
-
-def test_too_many_steps_and_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eutectic.weights.pickle_zip.MOST_OPCODES", 1000)
-    refused(with_pickle(tmp_path, b"\x80\x02" + b"N" * 1000 + b"."), "1000 steps")
+def test_a_pickle_of_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eutectic.weights.pickle_zip.MOST_PICKLE_BYTES", 500)
-    refused(with_pickle(tmp_path, b"\x80\x02" + b"N" * 1000 + b"."), "limit 500")
+    refused(with_pickle(tmp_path, b"\x80\x02" + b"N" * 1000 + b"."), "1003 bytes (limit 500)")
 
 
-@pytest.mark.parametrize(
-    "program",
-    [b"", b".", b"\x80\x02", b"\x80\x02N", b"\x80\x02R.", b"\x80\x02b.", b"\x80\x02h\x07.", b"\x80\x02Q.",
-     b"\x80\x02t.", b"\x80\x02}(K\x01u.", b"\x80\x02K\x01K\x02a.", b"\x80\x02X\xff\xff\xff\x7fa.",
-     b"\x80\x02X\x01\x00\x00\x00\xff.", b"\x80\x02ctorch\n", b"\x80\x02ctorch\nSize\n)R."],
-)  # fmt: skip
-def test_programs_that_break_off(tmp_path: Path, program: bytes) -> None:
-    refused(with_pickle(tmp_path, program), "data.pkl", "fetch the file again")
+def test_code_in_an_archive_is_refused_unrun(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    program = hand_pickle({"w": rebuilt(), "x": Reduced(os.system, f"touch {marker}")})
+    refused(with_pickle(tmp_path, program), "posix.system", "safetensors.torch.save_file")
+    assert not marker.exists()
 
 
 # --- tensors that lie

@@ -193,7 +193,9 @@ class Method:
             default = self.paper.get(name, parameter.default) if semantics == "paper" else parameter.default
             value = given.get(name, default)
             if value is inspect.Parameter.empty:
-                faults.append((name, f"{self.name} needs it: {parameter.meaning or parameter.expected}"))
+                faults.append(
+                    (name, f"{self.name} needs the parameter {name}: {parameter.meaning or parameter.expected}")
+                )
                 continue
             if not parameter.per_source:
                 values = [value]

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eutectic.errors import RecipeError
+from eutectic.errors import FormatError
 from eutectic.recipes.document import load_document
 from eutectic.recipes.schema import Recipe, parse_recipe
 from eutectic.recipes.tree import check_parameters
 from eutectic.weights.checkpoint import read_json
 
-__all__ = ["Lock", "is_lock", "load_lock"]
+__all__ = ["Lock", "is_lock", "load_lock", "read_lock"]
 
 
 class _Strict(BaseModel):
@@ -53,6 +53,7 @@ class LockedOutput(_Strict):
     """Digests of everything that was written."""
 
     digest: str
+    headers: dict[str, str]
     tensors: dict[str, str]
     files: dict[str, str]
 
@@ -60,7 +61,7 @@ class LockedOutput(_Strict):
 class Lock(_Strict):
     """A whole lock file."""
 
-    lock: Literal[1]
+    lock: Literal[1]  # LOCK_VERSION of provenance.py
     eutectic: str
     fingerprint: str
     recipe: dict[str, Any]
@@ -76,16 +77,27 @@ def is_lock(path: Path) -> bool:
     return path.suffix == ".json" and path.is_file() and "lock" in read_json(path)
 
 
+def read_lock(path: Path) -> Lock:
+    """A lock file's content.
+
+    Raises:
+        FormatError: it is not JSON, or a part is missing, unknown or of the wrong kind.
+    """
+    try:
+        return Lock.model_validate(read_json(path))
+    except ValidationError as error:
+        places = [".".join(map(str, fault["loc"])) or "the whole file" for fault in error.errors(include_url=False)]
+        shown = ", ".join(list(dict.fromkeys(places))[:6])
+        raise FormatError(
+            f"{path} is not a lock file that this version reads; missing, unknown or of the wrong kind: {shown}"
+        ) from None
+
+
 def load_lock(path: Path) -> tuple[Recipe, Lock]:
     """The recipe in a lock file, and everything that was recorded with it.
 
     Raises:
-        RecipeError: a part is missing or of the wrong kind, or its recipe no longer makes sense.
+        FormatError: see `read_lock`. RecipeError: its recipe no longer makes sense.
     """
-    try:
-        lock = Lock.model_validate(read_json(path))
-    except ValidationError as error:
-        places = [".".join(map(str, fault["loc"])) or "the whole file" for fault in error.errors(include_url=False)]
-        lines = [f"{path}: {place}: missing, unknown or not of the right kind" for place in dict.fromkeys(places)]
-        raise RecipeError(f"{path} is not a lock file that this version reads", lines) from None
+    lock = read_lock(path)
     return parse_recipe(load_document(path).part("recipe"), check=check_parameters), lock

@@ -21,7 +21,7 @@ from eutectic.recipes.schema import Recipe, load_recipe
 from eutectic.recipes.tree import check_parameters
 from eutectic.recipes.yaml_text import dump_yaml
 from eutectic.weights.checkpoint import read_json
-from eutectic.weights.sink import Sink
+from eutectic.weights.sink import JOURNAL, Sink
 
 __all__ = ["RecipeLike", "Watcher", "merge", "plan"]
 
@@ -97,6 +97,7 @@ def merge(
     out = out.resolve() if out.is_symlink() else out  # the result comes where a link points
     mark = fingerprint(made)
     if out.exists() and resume and not force and _finished(out) == mark:
+        (out / JOURNAL).unlink(missing_ok=True)  # of a run killed between its last two steps
         return out
     _check_target(made, out, force=force)
     made.check_room(out)

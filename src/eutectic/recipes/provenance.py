@@ -33,7 +33,7 @@ SIDE_FILES = (
     "added_tokens.json", "chat_template*", "*.model", "*.jinja", "*processor*.json", "*.py", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 MOST_SIDE_BYTES = 256 << 20
-_HUB_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]+)")
+_HUB_CACHE = re.compile(r"models--(?:([^/]+?)--)?([^/]+)/snapshots/([0-9a-f]+)")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _parent(leaf: Leaf) -> Parent:
     folder = path if path.is_dir() else path.parent
     cached = _HUB_CACHE.search(path.as_posix())
     if cached:
-        name, revision = f"{cached[1]}/{cached[2]}", cached[3]
+        name, revision = "/".join(part for part in cached.group(1, 2) if part), cached[3]
     else:
         name, revision = (path.name if path.is_dir() else path.stem), None
     return Parent(leaf, name, revision, _licence(folder / CARD))
@@ -148,6 +148,7 @@ def lock_document(
         "versions": _versions(plan),
         "output": {
             "digest": digest.NAME,
+            "headers": {shard.name: digest.hash_bytes(shard.header[8:]) for shard in plan.shards},
             "tensors": {step.name: digests[step.name] for step in plan.steps},
             "files": {name: digest.hash_bytes(content) for name, content in sorted(files.items())},
         },
@@ -182,6 +183,8 @@ def _copied(plan: Plan) -> dict[str, bytes]:
     if path is None:
         return {}
     folder = path if path.is_dir() else path.parent
+    if folder != path and not (folder / "config.json").is_file():
+        return {}  # a lone weight file among a project's own files
     files: dict[str, bytes] = {}
     for entry in sorted(folder.iterdir()):
         wanted = any(fnmatch(entry.name, pattern) for pattern in SIDE_FILES)

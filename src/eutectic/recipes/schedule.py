@@ -46,11 +46,11 @@ class _Scheduler:
 
     def work(self, worker: Any) -> None:
         while True:
-            found = self._next()
-            if found is None:
-                return
-            running, tile = found
             try:
+                found = self._next()
+                if found is None:
+                    return
+                running, tile = found
                 if tile is not _START:
                     running.stage.run(tile, worker)
                 self._done(running, tile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +149,7 @@ def _settle(
 
 def _fault(parameter: Parameter, value: Any) -> str:
     if parameter.required and value is parameter.default:
-        return f"needs {parameter.name}: {parameter.meaning or parameter.expected}"
+        return f"this source needs the parameter {parameter.name}: {parameter.meaning or parameter.expected}"
     return parameter.fault(value)
 
 
@@ -191,7 +192,7 @@ class _Builder:
         if path.suffix in RECIPE_SUFFIXES and path.is_file():
             return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1)
         key = path.resolve()
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110  (never raises)
             beside = f" or in {recipe.folder}" if recipe.folder and not path.is_absolute() else ""
             raise SourceError(
                 f"{reference}: no such folder or file in the current directory{beside}. Names of a model hub are not "

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eutectic.errors import FormatError, SourceError
+from eutectic.recipes.lock import read_lock
 from eutectic.recipes.provenance import LOCK
 from eutectic.weights import digest
-from eutectic.weights.checkpoint import open_checkpoint, read_json
+from eutectic.weights.checkpoint import open_checkpoint
 
 __all__ = ["Verification", "verify"]
 
@@ -41,15 +42,21 @@ def verify(out: str | os.PathLike[str], progress: Callable[[int], None] | None =
         out = out.parent
     if not (out / LOCK).is_file():
         raise SourceError(f"{out}: no {LOCK}; only folders that `eutectic merge` wrote can be verified")
-    lock = read_json(out / LOCK).get("output")
-    if not isinstance(lock, dict) or lock.get("digest") != digest.NAME or not isinstance(lock.get("tensors"), dict):
-        raise FormatError(f"{out / LOCK}: holds no {digest.NAME} digests")
+    lock = read_lock(out / LOCK).output
+    if lock.digest != digest.NAME:
+        raise FormatError(f"{out / LOCK}: its digests are {lock.digest!r}, this version knows {digest.NAME}")
     problems: list[str] = []
-    recorded, nbytes = lock["tensors"], 0
+    recorded, nbytes = lock.tensors, 0
     try:
         checkpoint = open_checkpoint(out)
     except SourceError as error:
         return Verification(len(recorded), 0, 0, (str(error),))
+    headers = {file.path.name: digest.hash_bytes(raw) for file, raw in checkpoint.headers.items()}
+    for name in sorted(lock.headers.keys() | headers.keys() | {path.name for path in out.glob("*.safetensors")}):
+        if name not in lock.headers:
+            problems.append(f"{name}: was not there when the folder was written")
+        elif headers.get(name) != lock.headers[name]:
+            problems.append(f"{name}: its header (names, shapes, types) differs from what was written")
     for name, expected in recorded.items():
         tensor = checkpoint.get(name)
         if tensor is None:
@@ -61,7 +68,7 @@ def verify(out: str | os.PathLike[str], progress: Callable[[int], None] | None =
         if progress is not None:
             progress(tensor.nbytes)
     problems += [f"{name}: was not there when the folder was written" for name in checkpoint if name not in recorded]
-    files = lock.get("files", {})
+    files = lock.files
     for name, expected in files.items():
         path = out / name
         if not path.is_file():

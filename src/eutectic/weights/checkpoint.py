@@ -85,7 +85,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         FormatError: a file breaks its format.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  (never raises)
         return _open_folder(path)
     if path.suffix == ".json" and path.name in INDEX_FILES:
         return _open_folder(path.parent)

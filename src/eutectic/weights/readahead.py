@@ -19,6 +19,7 @@ __all__ = ["ReadAhead", "available_memory", "is_cached"]
 
 WINDOW = 128 << 20
 STEP = 8 << 20
+PROBES = 8
 
 
 def is_cached(file: SourceFile, offset: int) -> bool:
@@ -42,15 +43,22 @@ def available_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _is_cold(refs: list[StoredTensor]) -> bool:
+    """Whether one of a few places in a file is not cached."""
+    return any(not is_cached(ref.file, ref.offset + ref.nbytes // 2) for ref in refs[:: max(1, len(refs) // PROBES)])
+
+
 class ReadAhead:
     """Advises the kernel up to 128 MB ahead of the tensors reported as `passed`, in the order given."""
 
     def __init__(self, refs: Sequence[TensorRef]) -> None:
         stored = [ref for ref in refs if isinstance(ref, StoredTensor) and ref.nbytes]
-        probe = stored[:: max(1, len(stored) // 16)]
-        self.cold = any(not is_cached(ref.file, ref.offset + ref.nbytes // 2) for ref in probe)
-        self.drops = self.cold and sum(ref.nbytes for ref in stored) > available_memory() // 2
-        self._queue = stored if self.cold else []
+        by_file: dict[SourceFile, list[StoredTensor]] = {}
+        for ref in stored:
+            by_file.setdefault(ref.file, []).append(ref)
+        self.cold = {file for file, refs in by_file.items() if _is_cold(refs)}
+        self._queue = [ref for ref in stored if ref.file in self.cold]
+        self.drops = sum(ref.nbytes for ref in self._queue) > available_memory() // 2
         self._passed = 0
         self._change = threading.Condition()
         self._closed = False
@@ -74,7 +82,7 @@ class ReadAhead:
         """These tensors will not be read again."""
         if not self.cold:
             return
-        stored = [ref for ref in refs if isinstance(ref, StoredTensor)]
+        stored = [ref for ref in refs if isinstance(ref, StoredTensor) and ref.file in self.cold]
         for ref in stored if self.drops else ():
             os.posix_fadvise(ref.file.fileno(), ref.offset, ref.nbytes, os.POSIX_FADV_DONTNEED)
         with self._change:

@@ -103,6 +103,10 @@ def _check_metadata(file: SourceFile, metadata: Any) -> dict[str, str]:
 def _check_entry(file: SourceFile, name: str, entry: Any) -> tuple[DType, tuple[int, ...], int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{file.path}: {shown(name)}: an entry has exactly dtype, shape and data_offsets")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{file.path}: {shown(name)} is not text that can be written; rename it") from None
     label, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     dtype = BY_NAME.get(label) if isinstance(label, str) else None
     if dtype is None:

@@ -129,6 +129,9 @@ class Sink:
         except OSError as error:
             raise OutputError(f"{self.staging} cannot be made: {error.strerror}") from None
         path = self.staging / JOURNAL
+        foreign = self.staging.is_dir() and not path.exists() and any(self.staging.iterdir())
+        if foreign:
+            raise OutputError(f"{self.staging} is in the way and no merge of ours; move it, or choose another target")
         try:
             self._journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -260,8 +263,8 @@ class Sink:
             for descriptor in self._files:
                 os.fsync(descriptor)
             _sync_folder(self.staging)
-        (self.staging / JOURNAL).unlink()
         self._publish()
+        (self.out / JOURNAL).unlink()  # last: until then a resumed run finds its work, and the lock is held
         self.close()
         return self.out
 

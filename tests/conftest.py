@@ -1,0 +1,106 @@
+"""Fixtures that several folders share: tiny models on disk, recipes as files, and the command line in-process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from safetensors.numpy import save_file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measured rates go to a cache of the tests' own, in subprocesses too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """``make_model(name, tensors, config=None, card=None)`` writes a model folder with numpy tensors."""
+
+    def make(
+        name: str,
+        tensors: Mapping[str, numpy.ndarray],
+        config: Mapping[str, Any] | None = None,
+        card: str | None = None,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+        if config is not None:
+            (folder / "config.json").write_text(json.dumps(config))
+        if card is not None:
+            (folder / "README.md").write_text(card)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def family(make_model: Callable[..., Path]) -> dict[str, Path]:
+    """``base``, ``a`` and ``b``: three models of one shape, with a 0-d, an empty and an integer tensor."""
+    random = numpy.random.default_rng(7)
+
+    def tensors() -> dict[str, numpy.ndarray]:
+        return {
+            "embed.weight": random.standard_normal((40, 8), dtype=numpy.float32),
+            "layers.0.weight": random.standard_normal((8, 8), dtype=numpy.float32),
+            "layers.0.scale": random.standard_normal((), dtype=numpy.float32),
+            "layers.0.empty": numpy.zeros((0, 8), numpy.float32),
+            "steps": numpy.array([3], numpy.int64),
+        }
+
+    return {name: make_model(name, tensors(), {"model_type": "tiny"}) for name in ("base", "a", "b")}
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Callable[..., Path]:
+    """``write_recipe(method, models, base=None, **parameters)`` writes recipe.yaml; keys in `top` go beside them."""
+
+    def write(
+        method: str, models: list[Any], base: Any = None, top: Mapping[str, Any] | None = None, **parameters: Any
+    ) -> Path:
+        sources = [model if isinstance(model, dict) else {"model": str(model)} for model in models]
+        document: dict[str, Any] = {"merge_method": method, "models": sources, **(top or {})}
+        if base is not None:
+            document["base_model"] = str(base)
+        if parameters:
+            document["parameters"] = parameters
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """``cli(*arguments)`` runs the command line in this process; the result has exit_code, stdout and stderr."""
+    from eutectic.cli.main import main
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """``contents(folder)``: every file below it, by relative name."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return read
