@@ -297,8 +297,10 @@ def _differentiable(method: Method, case: Case) -> None:
     )
     wanted = (ahead - behind) / (2 * step)
     assert abs(found - wanted) <= 1e-4 * (1 + abs(wanted)), f"the gradient says {found:g}, the difference {wanted:g}"
-    copies = [smooth.inputs[0]] * len(smooth.inputs)  # sources that are the base: every delta is zero
-    assert all(gradient.isfinite().all() for gradient in _gradients(measure, copies)), "not finite where sources agree"
+    first = smooth.inputs[0]
+    for where, one in (("sources are the base", first), ("all is zero", first * 0)):
+        gradients = _gradients(measure, [one] * len(smooth.inputs))
+        assert all(gradient.isfinite().all() for gradient in gradients), f"not finite where {where}"
 
 
 @_law("copies of one tensor, whatever the base, give it back at default parameters", lambda method: method.idempotent)

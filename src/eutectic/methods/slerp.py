@@ -48,6 +48,12 @@ def slerp(
     >>> slerp([torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])], t=0.5)
     tensor([0.7071, 0.7071])
     """
+    import torch
+
     a, b = (tensor.double().reshape(-1) for tensor in tensors)
-    gram = [[(a @ a).item(), (a @ b).item()], [(a @ b).item(), (b @ b).item()]]
-    return sum_weighted(tensors, slerp_coefficients(gram, t))
+    gram = torch.stack([torch.stack([a @ a, a @ b]), torch.stack([a @ b, b @ b])])
+    plain = slerp_coefficients(gram.tolist(), t)
+    if not gram.requires_grad or plain == (1.0 - t, t):
+        return sum_weighted(tensors, plain)
+    angle = torch.acos(gram[0, 1] / (gram[0, 0] * gram[1, 1]).sqrt())  # the same, with its gradient
+    return sum_weighted(tensors, [torch.sin((1.0 - t) * angle) / angle.sin(), torch.sin(t * angle) / angle.sin()])

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["round_once"]
 
+E4M3_OVERFLOW = 464.0  # halfway between 448, the largest number, and what would come next
+
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`values` in `dtype`, rounded to nearest even once.
@@ -19,10 +21,20 @@ def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     import torch
 
     if values.dtype != torch.float64 or dtype in (torch.float32, torch.float64) or values.requires_grad:
-        return values.to(dtype)
+        return _overflow(values, values.to(dtype))
     single = values.to(torch.float32)
     bits = single.view(torch.int32)
     away = single.double().abs() > values.abs()
     odd = (bits - away.to(torch.int32)) | 1
     inexact = (single.double() != values) & ~values.isnan()
-    return torch.where(inexact, odd, bits).view(torch.float32).to(dtype)
+    return _overflow(values, torch.where(inexact, odd, bits).view(torch.float32).to(dtype))
+
+
+def _overflow(values: torch.Tensor, narrow: torch.Tensor) -> torch.Tensor:
+    """NaN where e4m3 overflows, in every version of torch: from 2.13 on it clips to 448, which hides the loss."""
+    import torch
+
+    if narrow.dtype != torch.float8_e4m3fn:
+        return narrow
+    nan = torch.full_like(narrow, torch.nan)
+    return torch.where(values.abs() > E4M3_OVERFLOW, nan.view(torch.uint8), narrow.view(torch.uint8)).view(narrow.dtype)

@@ -141,7 +141,8 @@ class SparseSum(Program):
         for block in total:
             sums += block
         before, after = sums[:, 0], sums[:, 1]
-        factors = np.divide(before, after, out=np.ones_like(before), where=after > 0)
+        with np.errstate(invalid="ignore"):  # inf / inf, where infinities are allowed
+            factors = np.divide(before, after, out=np.ones_like(before), where=after > 0)
         return replace(found, factors=factors.astype(np.float32))
 
     def combine(self, tile: Tile, found: Found, out: np.ndarray, out_code: int) -> None:

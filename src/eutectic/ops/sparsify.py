@@ -45,6 +45,7 @@ def restore(
     restored = []
     for sparse, delta in zip(kept, deltas, strict=True):
         before, after = delta.double().abs().sum(), sparse.double().abs().sum()
-        factor = (before / after).where(after > 0, before.new_ones(()))
+        one = before.new_ones(())
+        factor = (before / after.where(after > 0, one)).where(after > 0, one)  # no 0 / 0, not even in the gradient
         restored.append(sparse * factor.to(sparse.dtype))
     return restored

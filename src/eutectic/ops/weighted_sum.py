@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["GramSum", "WeightedSum", "add_weighted", "sum_weighted"]
 
 
-def sum_weighted(tensors: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.Tensor:
+def sum_weighted(tensors: Sequence[torch.Tensor], coefficients: Sequence[float | torch.Tensor]) -> torch.Tensor:
     """Σ c_s x_s in float64, in the order given: the semantics of the kernel."""
     import torch
 

@@ -24,11 +24,11 @@ LARGEST_FINITE = {BY_NAME["F16"].code: 65504.0, BY_NAME["F8_E4M3"].code: 448.0, 
 
 def twin(merge: Merge, step: Step, *, torch_only: bool = False) -> Program | None:
     """The fast twin of one merge for one tensor; None where torch runs it (no twin, or float64 beyond it)."""
-    if merge.method.lower is None or torch_only:
+    if merge.method.lower is None:
         return None
     program = merge.method.lower(Setting(merge.parameters, len(merge.sources), step.name, merge.seed))
     wide = any(row_dtype(node, step) is F64 for node in merge.inputs)
-    return program if program.float64 or not wide else None
+    return None if torch_only or (wide and not program.float64) else program
 
 
 def row_dtype(node: Node, step: Step) -> DType:
@@ -161,7 +161,8 @@ class Workspace:
             source = row_dtype(node, step)
             raw = torch.from_numpy(tile.rows[at][: tile.n * source.size])
             tensors.append(raw.view(getattr(torch, source.torch)).reshape(shape))
-            tile.bad[at] = int(not torch.isfinite(tensors[-1].float()).all())
+            wide = tensors[-1] if source is F64 else tensors[-1].float()
+            tile.bad[at] = int(not torch.isfinite(wide).all())
         base = tensors.pop(0) if merge.base is not None else None
         draws = Draws(merge.seed, step.name, tile.first)
         with torch.no_grad():

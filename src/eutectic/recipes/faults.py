@@ -214,7 +214,9 @@ def mended(data: Any, faulty: list[Location]) -> Any:
         elif isinstance(parent, dict):
             key = str(loc[-1])
             parent.pop(key, None)
-            parent |= {name: "?" for name in _NEEDED if name not in parent and (name == key or nearest(key, [name]))}
+            is_recipe = "merge_method" in parent or "models" in parent or not loc[:-1]
+            needed = [name for name in _NEEDED if (name == "model") != is_recipe and name not in parent]
+            parent |= {name: "?" for name in needed if name == key or nearest(key, [name])}
     return data
 
 

@@ -20,12 +20,13 @@ from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe, load_recipe
 from eutectic.recipes.tree import check_parameters
 from eutectic.recipes.yaml_text import dump_yaml
-from eutectic.weights.checkpoint import read_json
+from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
 from eutectic.weights.sink import JOURNAL, Sink
 
 __all__ = ["RecipeLike", "Watcher", "merge", "plan"]
 
 RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
+WEIGHTS = (".safetensors", *PICKLE_SUFFIXES)
 COMPILING_AFTER = 1.0  # seconds: loading compiled kernels takes less, compiling them more
 
 
@@ -93,8 +94,7 @@ def merge(
     if out is None:
         return made
     watcher = watcher or Watcher()
-    out = Path(out).absolute()
-    out = out.resolve() if out.is_symlink() else out  # the result comes where a link points
+    out = _real(out)
     mark = fingerprint(made)
     if out.exists() and resume and not force and _finished(out) == mark:
         (out / JOURNAL).unlink(missing_ok=True)  # of a run killed between its last two steps
@@ -189,6 +189,16 @@ def _finished(out: Path) -> str | None:
     return read_json(lock).get("fingerprint") if lock.is_file() else None
 
 
+def _real(out: str | os.PathLike[str]) -> Path:
+    """The folder that `out` means: where a link points, the result comes there."""
+    path = Path(out).absolute()
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path} cannot be made: {why}") from None
+
+
 def _check_target(made: Plan, out: Path, *, force: bool) -> None:
     """Refuse a target that exists, that is or holds a source, or that is plainly not a model folder."""
     for leaf in made.tree.leaves:
@@ -209,7 +219,7 @@ def _check_target(made: Plan, out: Path, *, force: bool) -> None:
                 f"{out} exists. --force replaces it, --resume accepts it if it is this very merge, finished; "
                 "or choose another target."
             )
-        if not any((out / name).exists() for name in (LOCK, "config.json", "model.safetensors")):
+        if not any(entry.name == LOCK or entry.suffix in WEIGHTS for entry in out.iterdir()):
             raise OutputError(f"{out} does not look like a model folder; --force will not delete it")
 
 

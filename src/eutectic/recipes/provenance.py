@@ -72,7 +72,7 @@ def _licence(card: Path) -> str | None:
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         stated = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a card that cannot be read states no licence
         return None
     found = stated.get("license") if isinstance(stated, dict) else None
     return found if isinstance(found, str) else None

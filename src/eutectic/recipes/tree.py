@@ -191,13 +191,13 @@ class _Builder:
         path = resolve(reference, recipe)
         if path.suffix in RECIPE_SUFFIXES and path.is_file():
             return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1)
-        key = path.resolve()
         if not os.path.exists(path):  # noqa: PTH110  (never raises)
             beside = f" or in {recipe.folder}" if recipe.folder and not path.is_absolute() else ""
             raise SourceError(
                 f"{reference}: no such folder or file in the current directory{beside}. Names of a model hub are not "
                 "fetched by this version: download the model and give its folder."
             )
+        key = path.resolve()
         if key not in self.by_path:
             leaf = Leaf(len(self.leaves), str(reference), open_checkpoint(path))
             self.leaves.append(leaf)
