@@ -100,7 +100,9 @@ def test_mergekits_flags_are_accepted(tmp_path: Path, recipe: Path, cli: Cli, ha
 
 
 @pytest.mark.parametrize("flag", [["--cuda"], ["--multi-gpu"], ["--read-to-gpu"], ["--device", "cuda:0"]], ids=" ".join)
-def test_flags_that_would_change_where_it_runs_are_refused(tmp_path: Path, recipe: Path, cli: Cli, flag: list[str]) -> None:
+def test_flags_that_would_change_where_it_runs_are_refused(
+    tmp_path: Path, recipe: Path, cli: Cli, flag: list[str]
+) -> None:
     done = cli("merge", recipe, tmp_path / "out", *flag)
     assert done.exit_code == 2 and "merges on the CPU only" in done.stderr
     assert not (tmp_path / "out").exists()

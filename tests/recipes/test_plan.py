@@ -200,3 +200,5 @@ def test_command_and_function_foretell_the_same(
     for said in ("merged: 4 tensors", "steps (int64)", str(family["base"]), "No licence is stated"):
         assert said in words
     assert not (tmp_path / "out").exists()
+    for out in (tmp_path / ("x" * 250), tmp_path / ("x" * 300) / "out"):
+        assert "internal" not in cli("plan", recipe, "--out", out).stderr

@@ -50,7 +50,11 @@ def card(licence: str | None) -> str:
     ],
 )
 def test_the_licence_is_the_parents_or_a_warning(
-    tmp_path: Path, make_model: Callable[..., Path], licences: tuple[str | None, ...], key: str | None, words: str | None
+    tmp_path: Path,
+    make_model: Callable[..., Path],
+    licences: tuple[str | None, ...],
+    key: str | None,
+    words: str | None,
 ) -> None:
     models = [make_model(f"m{at}", ONE, card=card(licence)) for at, licence in enumerate(licences, 1)]
     merge(linear(*models), tmp_path / "out", QUICK)
@@ -127,7 +131,9 @@ def test_a_lone_weight_file_does_not_drag_its_neighbours_along(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype", None])
-def test_the_config_says_the_dtype_of_the_weights(tmp_path: Path, make_model: Callable[..., Path], key: str | None) -> None:
+def test_the_config_says_the_dtype_of_the_weights(
+    tmp_path: Path, make_model: Callable[..., Path], key: str | None
+) -> None:
     config = {"model_type": "x", "é": [1, 2.5]} | ({key: "float32"} if key else {})
     model = make_model("m", ONE, config)
     merge(linear(model, dtype="bfloat16"), tmp_path / "out", QUICK)
@@ -212,7 +218,12 @@ def test_the_index_is_as_transformers_writes_it(tmp_path: Path, llamas: list[Pat
         from transformers import AutoModelForCausalLM
 
         AutoModelForCausalLM.from_pretrained(llamas[0]).save_pretrained(tmp_path / "theirs", max_shard_size=6000)
-    merge({"merge_method": "passthrough", "models": [{"model": str(tmp_path / "theirs")}]}, tmp_path / "ours", QUICK, shard_bytes=6000)  # noqa: E501
+    merge(
+        {"merge_method": "passthrough", "models": [{"model": str(tmp_path / "theirs")}]},
+        tmp_path / "ours",
+        QUICK,
+        shard_bytes=6000,
+    )
     names = [sorted(p.name for p in (tmp_path / who).glob("model*")) for who in ("theirs", "ours")]
     assert names[0] == names[1]
     theirs, ours = (

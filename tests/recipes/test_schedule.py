@@ -20,9 +20,7 @@ from eutectic.recipes.schedule import Chain, Stage, run_chains
     workers=st.integers(1, 4),
     most=st.integers(1, 5),
 )
-def test_every_tile_runs_once_and_stages_wait_for_each_other(
-    shape: list[list[int]], workers: int, most: int
-) -> None:
+def test_every_tile_runs_once_and_stages_wait_for_each_other(shape: list[list[int]], workers: int, most: int) -> None:
     events: list[tuple[str, int, int, int]] = []
     lock = threading.Lock()
     running: set[int] = set()

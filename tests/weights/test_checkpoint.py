@@ -114,7 +114,9 @@ def test_a_missing_shard(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("target", ["../other.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "a\\b", "x\0y", ""])
+@pytest.mark.parametrize(
+    "target", ["../other.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "a\\b", "x\0y", ""]
+)
 def test_an_index_that_points_outside_its_folder(tmp_path: Path, target: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
@@ -146,7 +148,7 @@ def test_an_index_that_disagrees_with_the_shards(tmp_path: Path) -> None:
             open_checkpoint(tmp_path)
     save_file({"b": B, "stray": B}, tmp_path / where["b"])
     write_index(tmp_path, where)
-    with pytest.raises(FormatError, match="'stray' is stored in .* does not name it"):
+    with pytest.raises(FormatError, match=r"'stray' is stored in .* does not name it"):
         open_checkpoint(tmp_path)
 
 

@@ -25,7 +25,7 @@ class Advice:
         monkeypatch.setattr(os, "posix_fadvise", self.take)
 
     def take(self, descriptor: int, offset: int, length: int, advice: int) -> None:
-        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
         self.given.append((name, offset, length, advice))
         self.wanted.set()
 

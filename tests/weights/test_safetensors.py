@@ -142,14 +142,15 @@ def test_layout_is_that_of_the_reference_writer(tmp_path: Path) -> None:
 
 
 def test_an_array_without_a_name_in_the_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="'w'.*complex128"):
+    with pytest.raises(FormatError, match=r"'w'.*complex128"):
         write_safetensors(tmp_path / "m.safetensors", {"w": numpy.ones(2, "c16")})
 
 
 def test_the_users_words_for_types() -> None:
-    assert all(
-        dtype_of(word) is BY_NAME["BF16"] for word in ("bfloat16", "torch.bfloat16", "bf16", "BF16")
-    ) and dtype_of("half") is BY_NAME["F16"]
+    assert (
+        all(dtype_of(word) is BY_NAME["BF16"] for word in ("bfloat16", "torch.bfloat16", "bf16", "BF16"))
+        and dtype_of("half") is BY_NAME["F16"]
+    )
     assert dtype_of("float") is BY_NAME["F32"] and dtype_of("int4") is None
 
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from eutectic.errors import OutputError, ResourceError
 from eutectic.weights.checkpoint import open_checkpoint
-from eutectic.weights.digest import hash_pieces, hash_range
+from eutectic.weights.digest import hash_range
 from eutectic.weights.dtypes import BY_NAME
 from eutectic.weights.sink import Sink, split_into_shards, staging_of
 
@@ -245,9 +245,7 @@ def test_an_empty_staging_folder_is_taken_over(tmp_path: Path) -> None:
     assert is_whole(sink.finish({}))
 
 
-def test_nobody_can_take_over_while_the_result_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_can_take_over_while_the_result_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process that resumes at the worst moment must not empty the folder that becomes OUT."""
     sink = open_sink(tmp_path / "out")
     write_all(sink)
@@ -284,6 +282,21 @@ def test_a_kill_just_before_the_rename_loses_no_work(tmp_path: Path, monkeypatch
     assert is_whole(again.finish({}))
 
 
+def test_whoever_tidies_up_meanwhile_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second `--resume` finds the published result finished and removes its journal before this one does."""
+    sink = open_sink(tmp_path / "out")
+    write_all(sink)
+    rename = Path.rename
+
+    def tidied(self: Path, target: Path) -> Path:
+        published = rename(self, target)
+        (published / ".journal").unlink()
+        return published
+
+    monkeypatch.setattr(Path, "rename", tidied)
+    assert is_whole(sink.finish({}))
+
+
 def test_targets_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out, words in {
@@ -304,9 +317,7 @@ def test_names_are_those_of_transformers(tmp_path: Path) -> None:
 
     torch = pytest.importorskip("torch")
     state = {f"w{at}": torch.zeros(10) for at in range(5)}
-    theirs = split_torch_state_dict_into_shards(
-        state, max_shard_size=100, filename_pattern="model{suffix}.safetensors"
-    )
+    theirs = split_torch_state_dict_into_shards(state, max_shard_size=100, filename_pattern="model{suffix}.safetensors")
     ours = split_into_shards([tensor(name, 10) for name in state], 100)
     assert [shard.name for shard in ours] == list(theirs.filename_to_tensors)
     assert {s.name: list(s.offsets) for s in ours} == theirs.filename_to_tensors

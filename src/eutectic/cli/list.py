@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from eutectic.cli.output import emit_json, json_option, print_fields, print_table
+from eutectic.cli.output import emit_json, json_option, print_fields, print_table, printable
 
 __all__ = ["list_"]
 
@@ -21,16 +21,21 @@ def list_() -> None:
 @json_option
 def methods(name: str | None, as_json: bool) -> None:
     """List the merge methods, or explain the one called NAME with its parameters."""
-    from eutectic.methods import get_method, list_methods
+    from eutectic.methods import broken_methods, get_method, list_methods
 
     found = {name: get_method(name)} if name else list_methods()
+    broken = {} if name else broken_methods()
     facts = [_facts(method) for method in found.values()]
     if as_json:
-        emit_json("list methods", {"methods": facts})
+        emit_json("list methods", {"methods": facts, "broken": broken})
         return
     if name is None:
         rows = [(f["name"], f["scope"], f["base"], f["sources"], f["summary"]) for f in facts]
         print_table(("method", "scope", "base", "sources", "what it does"), rows)
+        if broken:
+            click.echo("\nPlug-ins that cannot be used:")
+        for fault in broken.values():
+            click.echo(f"  - {printable(fault)}")
         click.echo("\n`eutectic list methods NAME` shows a method's parameters.")
         return
     _explain(facts[0])

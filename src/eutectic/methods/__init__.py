@@ -1,12 +1,16 @@
 """Merge methods: pure functions over tensors with declared facts. One file each, named as the paper names it.
 
 `get_method` finds one by name, `list_methods` all of them, built in or installed by a plug-in (entry-point group
-``eutectic.methods``: each entry point is a `Method`). A built-in name cannot be taken by a plug-in.
+``eutectic.methods``: each entry point is a `Method` of the same name). A built-in name cannot be taken by a plug-in.
+`broken_methods` says which plug-ins cannot be used, and why; they are in nobody's way until they are asked for.
 """
 
 from __future__ import annotations
 
-from eutectic.errors import MethodError, nearest
+from functools import cache
+from importlib.metadata import entry_points
+
+from eutectic.errors import EutecticError, MethodError, nearest
 from eutectic.methods.dare import dare_linear, dare_ties
 from eutectic.methods.linear import linear
 from eutectic.methods.method import Method, PerSource, Range, each, merge_method
@@ -21,6 +25,7 @@ __all__ = [
     "Method",
     "PerSource",
     "Range",
+    "broken_methods",
     "dare_linear",
     "dare_ties",
     "each",
@@ -57,12 +62,45 @@ def get_method(name: str) -> Method:
         raise MethodError(
             f"no merge method is called {name!r}{nearest(name, known) or '; see `eutectic list methods`'}"
         )
-    found = _plugins.load(name)
+    try:
+        found = _plugins.load(name)
+    except EutecticError as error:
+        raise MethodError(str(error)) from error
     if not isinstance(found, Method):
-        raise MethodError(f"the plug-in method {name!r} is {type(found).__name__}, not a Method; decorate it")
+        raise MethodError(
+            f"the plug-in method {name!r} of {_origin(name)} is of type {type(found).__name__}, not a Method; "
+            "decorate the function with eutectic.merge_method"
+        )
+    if found.name != name:
+        raise MethodError(
+            f"the plug-in method {name!r} of {_origin(name)} calls itself {found.name!r}; "
+            "its entry point and the method must have one name"
+        )
     return found
 
 
 def list_methods() -> dict[str, Method]:
-    """Every method by name, the built-in ones first."""
-    return {name: get_method(name) for name in [*BUILT_IN, *(n for n in _plugins.names() if n not in BUILT_IN)]}
+    """Every method that can be used, by name, the built-in ones first."""
+    plugins = [name for name in _plugins.names() if name not in broken_methods()]
+    return BUILT_IN | {name: get_method(name) for name in plugins}
+
+
+@cache
+def broken_methods() -> dict[str, str]:
+    """Why a plug-in method cannot be used, by name; looked up once."""
+    faults: dict[str, str] = {}
+    for name in _plugins.names():
+        if name in BUILT_IN:
+            faults[name] = f"{name!r} is built in and stays so; that of {_origin(name)} needs another name"
+            continue
+        try:
+            get_method(name)
+        except MethodError as error:
+            faults[name] = str(error)
+    return faults
+
+
+def _origin(name: str) -> str:
+    """The package that offers a method, and where in it."""
+    point = next(point for point in entry_points(group=_plugins.group) if point.name == name)
+    return f"{point.dist.name if point.dist else 'an unknown package'} ({point.value})"

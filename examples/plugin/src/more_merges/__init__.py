@@ -1,0 +1,1 @@
+"""Merge methods for Eutectic; the entry points in pyproject.toml name them."""
