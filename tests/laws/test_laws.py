@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -44,6 +45,15 @@ def promises() -> list[Any]:
         for law in laws_of(method)
         if at == 0 or law not in FORM
     ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """torch's own threads would wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("method", "setting", "law"), promises())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +117,22 @@ SMALL = {"w": (37, 80), "grid": (3, 1000), "bias": (5,), "scalar": (), "empty": 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """Several blocks per tensor, and tensors of less than one; types mixed."""
-    shapes = {"w": (5, LARGE // 5), "grid": (LARGE + 7,), "bias": (5,), "scalar": (), "empty": (0, 4)}
+    shapes = {"w": (5, LARGE // 5), "grid": (BLOCK + 7_000,), "bias": (5,), "scalar": (), "empty": (0, 4)}
     return Family(tmp_path_factory.mktemp("large"), models(MIXED, shapes))
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return Family(tmp_path_factory.mktemp("small"), models(MIXED, SMALL))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """torch's own threads would wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------- tiles, threads, budgets
@@ -134,7 +143,6 @@ def test_large_tensors(kind: str, large: Family, tmp_path: Path, monkeypatch: py
     recipe = large.recipe(kind, dtype="float32")
     expected = lazily(recipe, torch_only=True)
     assert_same_bits(lazily(recipe), expected, "lazily")
-    assert_same_bits(written(recipe, tmp_path / "torch", torch_only=True, threads=2), expected, "torch, written")
     for threads in (1, 2, 3):
         assert_same_bits(written(recipe, tmp_path / f"{threads}", threads=threads), expected, f"{threads} threads")
     monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
@@ -143,6 +151,13 @@ def test_large_tensors(kind: str, large: Family, tmp_path: Path, monkeypatch: py
         assert eutectic.plan(recipe, threads=threads).shape.tile == BLOCK
         out = tmp_path / f"blocks {threads}"
         assert_same_bits(written(recipe, out, threads=threads), expected, f"{threads} threads by blocks")
+
+
+@pytest.mark.parametrize("kind", ["linear", "slerp", "ties l1"])
+def test_torch_alone_on_several_threads(kind: str, large: Family, tmp_path: Path) -> None:
+    recipe = large.recipe(kind)
+    found = written(recipe, tmp_path / "out", torch_only=True, threads=3)
+    assert_same_bits(found, lazily(recipe, torch_only=True))
 
 
 @pytest.mark.parametrize("kind", ["linear", "slerp", "ties l1", "dare_ties l1"])
@@ -163,7 +178,7 @@ def test_ranges_of_a_planned_tensor_are_parts_of_the_whole(large: Family) -> Non
     for kind in ("linear", "ties l1", "dare_ties l1"):
         tensor = eutectic.plan(large.recipe(kind))["w"]
         whole, size = tensor.read(), tensor.dtype.size
-        for first, last in ((0, 1), (1, 3), (BLOCK - 1, BLOCK + 1), (77, 4 * BLOCK // 2), (LARGE - 9, LARGE)):
+        for first, last in ((0, 1), (1, 3), (BLOCK - 1, BLOCK + 1), (77, 2 * BLOCK), (2 * BLOCK + 1, tensor.numel)):
             assert tensor.read(first, last) == whole[first * size : last * size]
 
 
@@ -219,7 +234,7 @@ def test_float64_beyond_the_range_of_float32(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float8_e4m3fn", "float8_e5m2"])
 @pytest.mark.parametrize("torch_only", [False, True])
-@pytest.mark.parametrize("kind", ["linear sum", "task_arithmetic", "ties"])
+@pytest.mark.parametrize("kind", ["linear sum", "task_arithmetic", "ties whole"])
 def test_results_that_overflow_are_refused_or_allowed(kind: str, torch_only: bool, dtype: str, tmp_path: Path) -> None:
     tensors = {name: {"w": torch.tensor([1.0, -3e5, 3e5, 2.0])} for name in NAMES}
     tensors["base"]["w"] = torch.zeros(4)
@@ -254,6 +269,17 @@ def test_what_is_not_finite_is_merged_alike_where_allowed(kind: str, tmp_path: P
     for name, tensor in expected.items():
         assert torch.equal(found[name].isnan(), tensor.isnan())
         assert torch.equal(found[name].nan_to_num(nan=0.5), tensor.nan_to_num(nan=0.5))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("density", [0.0005, 0.001, 0.0015, 0.002, 0.004])
+def test_trimming_counts_what_is_not_finite_as_largest(density: float, tmp_path: Path) -> None:
+    tensors = models(dict.fromkeys(NAMES, F32), {"w": (40, 50)})
+    for at, strange in enumerate((torch.inf, torch.nan, -torch.inf, torch.nan)):
+        tensors["a"]["w"].view(-1)[100 * at] = strange
+    recipe = Family(tmp_path, tensors).recipe("ties", density=density)
+    found, expected = (lazily(recipe, allow_nonfinite=True, torch_only=only)["w"] for only in (False, True))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 # ---------------------------------------------------------------- recipes inside recipes
@@ -351,7 +377,7 @@ def test_torch_methods_outside_and_kernels_inside(
 ) -> None:
     monkeypatch.setitem(methods.BUILT_IN, method.name, method)
     monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
-    shapes = {"w": (301, 701), "grid": (70_001, 3), "bias": (7,), "small": (100, 41)}
+    shapes = {"w": (301, 401), "grid": (30_001, 3), "bias": (7,), "small": (100, 41)}
     family = Family(tmp_path, models(MIXED, shapes))
     parts = [family.recipe(inner)] if inner else [family.path("a")]
     recipe = {
@@ -359,7 +385,6 @@ def test_torch_methods_outside_and_kernels_inside(
         "models": [{"model": model} for model in (*parts, family.path("b"), family.path("c"))],
         "out_dtype": "float32",
     }
-    monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
     expected = lazily(recipe, torch_only=True)
     assert_same_bits(lazily(recipe), expected, "lazily")
     assert_same_bits(written(recipe, tmp_path / "out", threads=2), expected, "written")

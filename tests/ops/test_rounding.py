@@ -12,7 +12,7 @@ NARROW = (torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, tor
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_float32_is_torchs_own_conversion(dtype: torch.dtype) -> None:
-    values = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)) * 1e3
+    values = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)) * 100
     assert torch.equal(round_once(values, dtype).double(), values.to(dtype).double())
 
 

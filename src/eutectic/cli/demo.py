@@ -12,7 +12,7 @@ __all__ = ["demo"]
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-output"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="demo-output", show_default=True, help="Target folder.")
 @click.option("--seeds", type=click.IntRange(1, 20), default=3, show_default=True, help="Families to build.")
 @click.option("--force", is_flag=True, help="Build the families anew.")
 @click.option("--quiet", "-q", is_flag=True, help="Print only the table.")

@@ -32,7 +32,7 @@ COMMANDS = {
 EXIT_CODES = """\b
 Exit codes:
   0    success; diff: identical
-  1    diff: different; else an internal error
+  1    diff: the two differ
   2    the command line is wrong
   3    the recipe is wrong
   4    a source is missing or malformed

@@ -75,11 +75,11 @@ def merge(
         emit_json("merge", done if made is None else {**done, "plan": made.to_json()})
     elif not quiet:
         if made is None:
-            click.echo(f"{folder} is this merge already, finished.")
+            click.echo(f"{out} is this merge already, finished.")
         else:
             moved = made.bytes_read + made.nbytes
             rate = f"{format_bytes(int(moved / max(seconds, 1e-9)))}/s"
-            click.echo(f"{folder}: {len(made)} tensors, {format_bytes(made.nbytes)} in {seconds:.1f} s ({rate})")
+            click.echo(f"{out}: {len(made)} tensors, {format_bytes(made.nbytes)} in {seconds:.1f} s ({rate})")
 
 
 def _watcher(*, quiet: bool, verbose: int) -> Any:

@@ -33,7 +33,7 @@ def list_families(as_json: bool) -> None:
 @zoo.command()
 @click.argument("family")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the whole family.")
 @click.option("--force", is_flag=True, help="Replace FOLDER if it is a family already.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 @json_option

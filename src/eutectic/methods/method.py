@@ -188,7 +188,7 @@ class Method:
             if name not in self.parameters and name not in self.ignored:
                 known = [*self.parameters, *self.ignored]
                 takes = f"; it takes {', '.join(known)}" if known else "; it takes none"
-                faults.append((name, f"{self.name} has no such parameter{nearest(name, known) or takes}"))
+                faults.append((name, f"{self.name} has no parameter {name!r}{nearest(name, known) or takes}"))
         for name, parameter in self.parameters.items():
             default = self.paper.get(name, parameter.default) if semantics == "paper" else parameter.default
             value = given.get(name, default)

@@ -53,7 +53,7 @@ def slerp(
     a, b = (tensor.double().reshape(-1) for tensor in tensors)
     gram = torch.stack([torch.stack([a @ a, a @ b]), torch.stack([a @ b, b @ b])])
     plain = slerp_coefficients(gram.tolist(), t)
-    if not gram.requires_grad or plain == (1.0 - t, t):
+    if not gram.requires_grad or plain == (1.0 - t, t) or gram.diagonal().min() == 0:
         return sum_weighted(tensors, plain)
     angle = torch.acos(gram[0, 1] / (gram[0, 0] * gram[1, 1]).sqrt())  # the same, with its gradient
     return sum_weighted(tensors, [torch.sin((1.0 - t) * angle) / angle.sin(), torch.sin(t * angle) / angle.sin()])

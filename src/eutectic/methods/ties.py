@@ -58,9 +58,9 @@ def ties(
 ) -> torch.Tensor:
     """TIES: θ = θ0 + λ Σ w_k m_k δ̂_k / Σ w_k m_k, with δ̂ = trim(θ_k - θ0) and m_k = [sign(w_k δ̂_k) = γ].
 
-    γ is the sign of Σ w_k δ̂_k (+ where it is zero). `trim` keeps exactly k = floor(density · n) entries of
-    largest magnitude, ties to the lowest flat index. Given plain tensors, each call is one tensor (or one flattened
-    model); `scope: model` in a recipe trims over all tensors together.
+    γ is the sign of Σ w_k δ̂_k (+ where it is zero). `trim` keeps exactly k = max(1, floor(density · n)) entries of
+    largest magnitude (none at density 0), ties to the lowest flat index. Given plain tensors, each call is one tensor
+    (or one flattened model); `scope: model` in a recipe trims over all tensors together.
 
     Args:
         tensors: the sources θ_k; base: θ0.

@@ -230,7 +230,7 @@ def weighted_sum(rows, codes, coefficients, anchored, n, out, out_code, bad):  #
     single = bits.view(np.float32)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
-        total[:] = 0.0
+        total[:] = -0.0  # the one start that keeps the sign of a sum of negative zeros
         for s in range(rows.shape[0]):
             c = coefficients[s]
             into = base if anchored and s == 0 else wide

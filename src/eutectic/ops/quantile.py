@@ -71,7 +71,8 @@ def largest(values: torch.Tensor, density: float) -> torch.Tensor:
     """Boolean mask of the k entries of largest magnitude, ties to the lowest flat index (any shape, any device)."""
     import torch
 
-    size = values.detach().abs().reshape(-1)
+    size = values.detach().abs().reshape(-1).contiguous()
+    size = size.view({4: torch.int32, 8: torch.int64}[size.element_size()])  # the bits order as the numbers, NaN last
     count, keep = size.numel(), kept_count(density, size.numel())
     if keep == count:
         return torch.ones_like(values, dtype=torch.bool)

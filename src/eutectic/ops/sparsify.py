@@ -15,14 +15,14 @@ __all__ = ["drop", "rescale_kind", "restore", "trim"]
 
 
 def trim(deltas: Sequence[torch.Tensor], density: Sequence[float]) -> list[torch.Tensor]:
-    """Keep exactly the k = floor(density * n) entries of largest magnitude of each delta."""
-    return [delta if d >= 1 else delta * largest(delta, d) for delta, d in zip(deltas, density, strict=True)]
+    """Keep exactly the `kept_count(density, n)` entries of largest magnitude of each delta."""
+    return [delta if d >= 1 else delta.where(largest(delta, d), 0.0) for delta, d in zip(deltas, density, strict=True)]
 
 
 def drop(deltas: Sequence[torch.Tensor], density: Sequence[float], draws: Draws) -> list[torch.Tensor]:
     """Keep each entry with probability `density`, independently per source and entry."""
     pairs = zip(deltas, density, strict=True)
-    return [delta * draws.keep(source, delta, d) for source, (delta, d) in enumerate(pairs)]
+    return [delta.where(draws.keep(source, delta, d), 0.0) for source, (delta, d) in enumerate(pairs)]
 
 
 def rescale_kind(rescale: bool | str) -> str:

@@ -19,7 +19,7 @@ def sum_weighted(tensors: Sequence[torch.Tensor], coefficients: Sequence[float |
     """Σ c_s x_s in float64, in the order given: the semantics of the kernel."""
     import torch
 
-    total = torch.zeros_like(tensors[0], dtype=torch.float64)
+    total = torch.full_like(tensors[0], -0.0, dtype=torch.float64)
     for tensor, coefficient in zip(tensors, coefficients, strict=True):
         total = total + tensor.double() * coefficient
     return total

@@ -61,7 +61,7 @@ class Job:
     step: Step
     programs: dict[int, Program]
     found: dict[int, Any]
-    block: int = 0
+    blocks: dict[int, int]
 
     def name_nonfinite(self, merge: Merge, tile: Tile) -> None:
         """Raise for the first non-finite input of a tile, naming source, tensor and position."""
@@ -108,7 +108,7 @@ class Workspace:
         """A tile over rows that are already filled."""
         codes = np.array([row_dtype(node, job.step).code for node in merge.inputs], dtype=np.int64)
         bad = np.zeros(len(codes), dtype=np.int64)
-        return Tile(rows, codes, n, first, job.block + first // BLOCK, bad)
+        return Tile(rows, codes, n, first, job.blocks.get(merge.index, 0) + first // BLOCK, bad)
 
     def combine(self, job: Job, merge: Merge, tile: Tile, out: np.ndarray, dtype: DType) -> None:
         """Merge one tile into `out` (bytes of `dtype`)."""

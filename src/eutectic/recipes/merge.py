@@ -109,6 +109,7 @@ def merge(
         _run(made, sink, watcher)
         if expected is not None:
             _compare(sink.digests, expected, sink.staging)
+        _check_unchanged(made)
         files = side_files(made, shards, text)
         files[LOCK] = _json(lock_document(made, sink.digests, files, text))
         return sink.finish(files)
@@ -242,6 +243,15 @@ def _check_sources(made: Plan, lock: Lock) -> None:
                 changed.append(f"{record['path']}: {file['name']} changed")
     if changed:
         raise SourceError("\n".join(["the sources are not those of the lock file:", *(f"  - {c}" for c in changed)]))
+
+
+def _check_unchanged(made: Plan) -> None:
+    """Refuse to publish a merge whose sources were rewritten while they were read."""
+    for leaf in made.tree.leaves:
+        for file in leaf.checkpoint.headers:
+            now = file.path.stat()
+            if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
+                raise SourceError(f"{file.path} was changed during the merge; run it again with --force")
 
 
 def _compare(digests: Mapping[str, str], expected: Mapping[str, str], staging: Path) -> None:

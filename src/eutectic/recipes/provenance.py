@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 import eutectic
+from eutectic.errors import SourceError
 from eutectic.recipes.plan import Plan
 from eutectic.recipes.tree import Leaf
 from eutectic.weights import digest
@@ -68,7 +69,8 @@ def _licence(card: Path) -> str | None:
     """The licence that a model card's front matter states."""
     if not card.is_file():
         return None
-    text = card.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
+    with open(card, encoding="utf-8", errors="replace") as stream:
+        text = stream.read(1 << 16)
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         stated = yaml.safe_load(front[1]) if front else None
@@ -190,7 +192,10 @@ def _copied(plan: Plan) -> dict[str, bytes]:
         wanted = any(fnmatch(entry.name, pattern) for pattern in SIDE_FILES)
         weights = entry.suffix in (".safetensors", *PICKLE_SUFFIXES) or entry.name.endswith(".index.json")
         if wanted and not weights and entry.is_file() and entry.stat().st_size <= MOST_SIDE_BYTES:
-            files[entry.name] = entry.read_bytes()
+            try:
+                files[entry.name] = entry.read_bytes()
+            except OSError as error:
+                raise SourceError(f"{entry}: cannot be read: {error.strerror}; mend it, then --resume") from None
     if "config.json" in files and plan.tree.root.dtype is not None:
         files["config.json"] = _config(folder / "config.json", plan.tree.root.dtype.torch, files["config.json"])
     return files

@@ -31,7 +31,7 @@ class Rates:
         """What earlier runs on this machine measured; an unreadable file counts as none."""
         try:
             found = json.loads(_path().read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             return cls()
         if not isinstance(found, dict):
             return cls()

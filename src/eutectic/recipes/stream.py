@@ -77,7 +77,7 @@ def _blocks(step: Step) -> int:
 
 
 def _job(plan: Plan, step: Step, shared: dict[int, object], block: int = 0) -> Job:
-    return Job(step, plan.programs_of(step), dict(shared), block)
+    return Job(step, plan.programs_of(step), dict(shared), dict.fromkeys(plan.wide, block))
 
 
 def _solve_tensor(plan: Plan, job: Job, merges: list[Merge], cache: dict[int, np.ndarray] | None) -> Chain:
@@ -124,9 +124,8 @@ def find_shared(plan: Plan, run: Callable[[Chain], None]) -> tuple[dict[int, obj
     for step in steps:
         first_block[step.name] = blocks
         blocks += _blocks(step)
-    wide = {index for kind in plan.kinds for index in plan.over_model(kind.programs)}
     for at, merge in enumerate(plan.tree.merges):
-        if merge.index not in wide:
+        if merge.index not in plan.wide:
             continue
         jobs = [_job(plan, step, shared, first_block[step.name]) for step in steps]
         inner = list(plan.tree.merges[:at])
@@ -145,7 +144,7 @@ def _solve_model(plan: Plan, merge: Merge, jobs: list[Job], blocks: int, shared:
         def reduce(at: tuple[Job, int, int], worker: Workspace, r=reduction, f=found, t=totals) -> None:
             job, first, n = at
             read = worker.inputs(job, merge, first, n)
-            program.reduce(r, read, f, t.part(worker, job.block + first // BLOCK, -(-n // BLOCK)))
+            program.reduce(r, read, f, t.part(worker, job.blocks[merge.index] + first // BLOCK, -(-n // BLOCK)))
             worker.check(job, merge, read)
 
         everywhere = (

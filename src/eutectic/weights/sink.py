@@ -135,6 +135,8 @@ class Sink:
         try:
             self._journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or os.fstat(self._journal).st_ino != path.stat().st_ino:
+                raise BlockingIOError  # published by another process between our opening and our lock
         except BlockingIOError:
             self.close()
             raise OutputError(f"{self.staging} is being written by another process; wait for it or stop it") from None
@@ -264,7 +266,8 @@ class Sink:
                 os.fsync(descriptor)
             _sync_folder(self.staging)
         self._publish()
-        (self.out / JOURNAL).unlink()  # last: until then a resumed run finds its work, and the lock is held
+        # last: until then a resumed run finds its work, and the lock is held
+        (self.out / JOURNAL).unlink(missing_ok=True)
         self.close()
         return self.out
 

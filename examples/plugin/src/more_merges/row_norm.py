@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from eutectic.errors import MethodError
 from eutectic.methods import PerSource, Range, each, merge_method
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def row_norm(
 
     Row r is ``tensor[r]``, with all further dimensions; lengths are summed in float64.
 
+    Raises:
+        MethodError: no weight above 0.
+
     >>> import torch
     >>> row_norm([torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])])
     tensor([[1.4142, 1.4142]])
@@ -36,14 +40,15 @@ def row_norm(
 
     total = sum(weight)
     if not total > 0:
-        raise ValueError("row_norm: the weights sum to 0; give one source a weight above 0")
+        raise MethodError("row_norm: the weights sum to 0; give one source a weight above 0")
     shares = [w / total for w in weight]
     average = torch.stack([w * tensor.double() for w, tensor in zip(shares, tensors, strict=True)]).sum(dim=0)
     if average.ndim < 2 or not average.numel():
         return average
     norms = torch.stack([w * _norm(tensor.double()) for w, tensor in zip(shares, tensors, strict=True)]).sum(dim=0)
     length = _norm(average)
-    return torch.where(length > 0, average * (norms / length), average)
+    some = length > 0  # a divisor of 1 elsewhere, so that gradients stay finite where rows cancel
+    return average * torch.where(some, norms / torch.where(some, length, 1), 1)
 
 
 def _norm(tensor: torch.Tensor) -> torch.Tensor:
