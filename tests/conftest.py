@@ -104,3 +104,16 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels() -> None:
+    """Compile (or load) every kernel before the first test, so that no test sees the sentence about compiling."""
+    from eutectic.ops.sparse_sum import SparseSum
+    from eutectic.ops.weighted_sum import GramSum, WeightedSum
+    from eutectic.recipes.stream import rehearse
+
+    rehearse(WeightedSum([1.0, 1.0]), 2)
+    rehearse(GramSum(2, lambda gram: (0.5, 0.5)), 2)
+    rehearse(SparseSum([1.0], [0.5], vote="weighted"), 2)
+    rehearse(SparseSum([1.0], [0.5], keys=[(1, 2)], rescale="l1"), 2)

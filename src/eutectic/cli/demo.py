@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -24,13 +25,18 @@ def demo(out: Path, seeds: int, force: bool, quiet: bool, as_json: bool) -> None
     experts a family, each expert fine-tuned on one view of the images. Knobs are tuned on validation images
     and reported on test images, over several families.
     """
+    from eutectic.errors import MissingDependencyError, OutputError
     from eutectic.evaluation.report import Row, draw_scores
     from eutectic.zoo.demo import run_demo
 
-    out.mkdir(parents=True, exist_ok=True)
-    results = run_demo(
-        out, seeds=seeds, force=force, report=None if quiet or as_json else lambda line: click.echo(line, err=True)
-    )
+    if find_spec("matplotlib") is None:  # said before the work, not after it
+        raise MissingDependencyError("pictures need matplotlib; pip install 'eutectic[plot]'")
+    talk = None if quiet or as_json else lambda line: click.echo(line, err=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        results = run_demo(out, seeds=seeds, force=force, report=talk)
+    except OSError as error:
+        raise OutputError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
     picture = out / "scores.png"
     rows = [Row(r.label, r.group, r.views, r.mean, r.stderr) for r in results]
     over = f"{seeds} families" if seeds > 1 else "the images of one family"

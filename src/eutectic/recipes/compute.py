@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eutectic.errors import NonFiniteError
+from eutectic.errors import EutecticError, MethodError, NonFiniteError
 from eutectic.methods.method import Setting
 from eutectic.ops.program import BLOCK, Program, Tile
 from eutectic.ops.random import Draws
@@ -166,8 +166,24 @@ class Workspace:
         base = tensors.pop(0) if merge.base is not None else None
         draws = Draws(merge.seed, step.name, tile.first)
         with torch.no_grad():
-            merged = merge.method.apply(tensors, base, merge.parameters, draws)
-            if tuple(merged.shape) != shape:
-                raise ValueError(f"{merge.method.name} returned shape {list(merged.shape)} for {list(shape)}")
+            merged = _apply(merge, tensors, base, draws, f"{step.name!r} {list(step.shape)}")
+            if not isinstance(merged, torch.Tensor) or tuple(merged.shape) != shape:
+                got = f"shape {list(merged.shape)}" if isinstance(merged, torch.Tensor) else type(merged).__name__
+                raise MethodError(f"{merge.method.name} returned {got} for {step.name!r}, not shape {list(shape)}")
+            if not (self.allow_nonfinite or tile.bad.any() or torch.isfinite(merged).all()):
+                raise NonFiniteError(
+                    f"{step.name!r}: {merge.method.name} made NaN or infinity of finite sources; "
+                    "--allow-nonfinite accepts it"
+                )
             narrow = round_once(merged, getattr(torch, dtype.torch)).contiguous()
         out[:] = narrow.reshape(-1).view(torch.uint8).numpy()
+
+
+def _apply(merge: Merge, tensors: list[Any], base: Any, draws: Draws, where: str) -> Any:
+    """The method's function; what it raises names the method and the tensor, for it may be a plug-in's fault."""
+    try:
+        return merge.method.apply(tensors, base, merge.parameters, draws)
+    except (EutecticError, MemoryError):
+        raise
+    except Exception as error:
+        raise MethodError(f"{merge.method.name} failed on {where}: {type(error).__name__}: {error}") from error

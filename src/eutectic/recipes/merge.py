@@ -27,7 +27,7 @@ __all__ = ["RecipeLike", "Watcher", "merge", "plan"]
 
 RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
 WEIGHTS = (".safetensors", *PICKLE_SUFFIXES)
-COMPILING_AFTER = 1.0  # seconds: loading compiled kernels takes less, compiling them more
+COMPILING_AFTER = 2.5  # seconds: loading compiled kernels takes less even on a busy machine, compiling them more
 
 
 class Watcher:

@@ -6,6 +6,7 @@ allocates: both come from `arena_bytes`, the tile and the number of threads chos
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -149,11 +150,12 @@ class Plan(Checkpoint):
         if step.action == "copy":
             return tile
         scopes = {merge.method.scope for merge in self.tree.merges if merge.index not in programs}
-        if scopes & {"tensor", "model"} or ("row" in scopes and programs):
-            return step.numel  # rows and the kernels' blocks do not end at the same places
+        if scopes & {"tensor", "model"}:
+            return step.numel
         if "row" in scopes and step.shape:
-            row = step.numel // max(1, step.shape[0])
-            return min(step.numel, max(row, tile // max(1, row) * row))
+            row = max(1, step.numel // max(1, step.shape[0]))
+            unit = math.lcm(row, BLOCK) if programs else row  # whole rows that are whole blocks of the kernels, too
+            return min(step.numel, max(unit, tile // unit * unit))
         return tile
 
     def _thread_bytes(self, kind: Kind, most: int) -> int:
