@@ -139,7 +139,7 @@ def test_control_c_says_so_and_can_be_resumed(
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    if process.returncode != 0:  # it may have been faster
+    if process.returncode not in (0, -signal.SIGINT):  # it may have been faster, or on its way out already
         assert process.returncode == 130 and errors.strip() == "interrupted"
         assert not (tmp_path / "out").exists()
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
