@@ -16,9 +16,6 @@ from eutectic.zoo.demo import CANDIDATES
 from eutectic.zoo.demo import Result as Line
 from eutectic.zoo.digit_views import VIEWS
 
-pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
-
 Cli = Callable[..., Result]
 LABELS = ["base", *(f"expert: {view}" for view in VIEWS), *(candidate.label for candidate in CANDIDATES)]
 

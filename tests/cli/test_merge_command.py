@@ -142,6 +142,7 @@ def test_control_c_says_so_and_can_be_resumed(
     if process.returncode not in (0, -signal.SIGINT):  # it may have been faster, or on its way out already
         assert process.returncode == 130 and errors.strip() == "interrupted"
         assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() or eutectic.verify(tmp_path / "out").sound  # absent or whole, never between
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert eutectic.verify(tmp_path / "out").sound

@@ -14,8 +14,6 @@ import eutectic
 from eutectic.cli.main import main
 from eutectic.zoo import FAMILIES
 
-pytest.importorskip("sklearn")
-
 Cli = Callable[..., Result]
 Contents = Callable[[Path], dict[str, bytes]]
 

@@ -68,7 +68,8 @@ def test_layers_follow_their_numbers_not_the_order_of_names():
 
 
 def test_torch_tensors_of_any_float_type_are_taken():
-    torch = pytest.importorskip("torch")
+    import torch
+
     network, (images, labels) = random_network(), random_data()
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         tensors = {name: torch.tensor(array, dtype=dtype, requires_grad=True) for name, array in network.items()}

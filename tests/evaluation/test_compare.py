@@ -120,7 +120,8 @@ def test_progress_counts_every_byte_of_the_common_names_once(pair, monkeypatch, 
 
 
 def test_memory_is_bounded(pair) -> None:
-    tracemalloc = pytest.importorskip("tracemalloc")
+    import tracemalloc
+
     array = np.ones(1_000_000, np.float32)
     a, b = pair({"w": array}, {"w": array * 2})
     tracemalloc.start()

@@ -10,8 +10,6 @@ import sys
 
 import pytest
 
-pytest.importorskip("matplotlib")
-
 from eutectic.errors import MissingDependencyError, OutputError
 from eutectic.evaluation import report
 from eutectic.evaluation.report import Row, draw_scores, table

@@ -313,9 +313,9 @@ def test_targets_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_names_are_those_of_transformers(tmp_path: Path) -> None:
     """Its own writer, asked for the same split, names the same files."""
+    import torch
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    torch = pytest.importorskip("torch")
     state = {f"w{at}": torch.zeros(10) for at in range(5)}
     theirs = split_torch_state_dict_into_shards(state, max_shard_size=100, filename_pattern="model{suffix}.safetensors")
     ours = split_into_shards([tensor(name, 10) for name in state], 100)

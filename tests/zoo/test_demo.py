@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-pytest.importorskip("sklearn")
-
 from eutectic.methods import get_method
 from eutectic.recipes.merge import plan
 from eutectic.weights.checkpoint import open_checkpoint

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("sklearn")
-
 from eutectic.errors import (
     FormatError,
     MissingDependencyError,
