@@ -3,7 +3,7 @@
     python benchmarks/speed/accuracy.py METHOD FAMILY_FOLDER OUT
 
 linear: acc += w * x over the sources in order, divided by the sum of the weights.
-task_arithmetic: acc = base, then acc += w * (x - base) over the sources in order.
+task_arithmetic: acc += w * (x - base) over the sources in order, then acc + base, as docs/methods.md states it.
 Elements whose float64 result lies within 1e-12 (relative) of the middle between two bfloat16 values are counted
 apart: float64 itself cannot be trusted to choose there. Streams in blocks; prints one line of JSON.
 """
@@ -35,12 +35,15 @@ def linear(sources: list[np.ndarray]) -> np.ndarray:
 
 
 def task_arithmetic(sources: list[np.ndarray]) -> np.ndarray:
-    """base + sum of weight * (source - base) in float64; the base is the first source."""
+    """sum of weight * (source - base), plus base, in float64; the base is the first source.
+
+    The order matters where the sum cancels the base (to about 1e-18) and at exact ties: sum first loses least.
+    """
     base, *experts = sources
-    total = base.copy()
+    total = np.zeros(base.shape, np.float64)
     for expert in experts:
         total += merges.TASK_WEIGHT * (expert - base)
-    return total
+    return total + base
 
 
 METHODS = {"linear": linear, "task_arithmetic": task_arithmetic}

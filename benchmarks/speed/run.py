@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-accuracy", action="store_true", help="skip the comparison with float64")
     parser.add_argument("--no-startup", action="store_true", help="skip start-up, planning and compilation")
     parser.add_argument("--without-eutectic", action="store_true", help="peers and copy bound only")
-    parser.add_argument("--report", action="store_true", help="write benchmarks/reports/speed_<cpu>_<date>.md")
+    parser.add_argument("--report", action="store_true", help="write benchmarks/reports/speed_<sizes>_<cpu>_<date>.md")
     return parser.parse_args()
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         job.append("" if options.without_eutectic else ",".join(options.methods))
         results |= python("startup.py", *job)
     results["load"]["end"] = machine.load()
-    name = f"speed_{machine.slug(machine.cpu_model())}_{results['date']}"
+    name = f"speed_{'_'.join(options.size)}_{machine.slug(machine.cpu_model())}_{results['date']}"
     name += "_cold" if options.cache == "cold" else ""
     path = (REPORTS if options.report else WORK) / f"{name}.md"
     report.write(results, path)
