@@ -31,6 +31,26 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dare_linear": SPARSE,
     "dare_ties": [*SPARSE, {"density": 0.5, "sign_vote": "paper", "normalize": True}],
     "passthrough": [{}, {"scale": 0.5}],
+    "soup": [{}, {"weight": [0.5, 0.25, 1.0]}],
+    "ema": [{}, {"decay": 0.0}, {"decay": 0.75}],
+    "expo": [{}, {"alpha": -0.5}],
+    "model_stock": [{}, {"filter_wise": True}],
+    "nuslerp": [
+        {},
+        {"weight": [1.0, -1.0]},
+        {"nuslerp_flatten": False},
+        {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+    ],
+    "multislerp": [{}, {"weight": [0.5, 0.25, 1.0], "normalize_weights": False}],
+    "karcher": [{}, {"max_iter": 0}],
+    "breadcrumbs": [{"density": 0.5, "gamma": 0.25}, {"density": [0.25, 0.75], "weight": [1, -0.5], "rescale": True}],
+    "breadcrumbs_ties": [{"density": 0.5, "gamma": 0.25}, {"density": 0.5, "sign_vote": "paper", "normalize": True}],
+    "della_linear": [{"density": 0.5}, {"density": 0.5, "epsilon": 0.25, "rescale": "inverse_probability"}],
+    "della": [{"density": 0.5}, {"density": [0.5, 0.75], "rescale": False, "normalize": False, "weight": [1, -0.5]}],
+    "sce": [{}, {"select_topk": 0.5}, {"select_topk": 0.0}],
+    "magmax": [{}, {"lambda_": 0.5}],
+    "ram": [{}, {"epsilon": 1.0}],
+    "ramplus_tl": [{}, {"r": 0.5, "alpha": 2.0}],
 }
 
 

@@ -249,7 +249,11 @@ def test_bytes_depend_neither_on_threads_nor_on_memory(
     other = ["merge", path, tmp_path / "other", "--seed", "2", "--json"]
     found = list(batch(site, [*calls, again, other]))
     assert [code for code, _, _ in found] == [0] * len(found), found
-    cuts = {(plan["threads"], plan["tile_elements"]) for _, out, _ in found for plan in [json.loads(out)["plan"]]}
+    cuts = {
+        (plan["threads"], plan["tile_elements"])
+        for _, out, _ in found
+        for plan in [json.loads(out.splitlines()[-1])["plan"]]
+    }
     assert len(cuts) >= 4
     folders = [*map(str, range(len(ways))), "again"]
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in folders}) == 1

@@ -11,11 +11,25 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from eutectic.errors import EutecticError, MethodError, nearest
+from eutectic.methods.arcee_fusion import arcee_fusion
+from eutectic.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from eutectic.methods.dare import dare_linear, dare_ties
+from eutectic.methods.della import della, della_linear
+from eutectic.methods.ema import ema
+from eutectic.methods.expo import expo
+from eutectic.methods.karcher import karcher
 from eutectic.methods.linear import linear
+from eutectic.methods.magmax import magmax
 from eutectic.methods.method import Method, PerSource, Range, each, merge_method
+from eutectic.methods.model_stock import model_stock
+from eutectic.methods.multislerp import multislerp
+from eutectic.methods.nearswap import nearswap
+from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.ram import ram, ramplus_tl
+from eutectic.methods.sce import sce
 from eutectic.methods.slerp import slerp
+from eutectic.methods.soup import soup
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
 from eutectic.registry import Plugins
@@ -25,22 +39,65 @@ __all__ = [
     "Method",
     "PerSource",
     "Range",
+    "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
     "broken_methods",
     "dare_linear",
     "dare_ties",
+    "della",
+    "della_linear",
     "each",
+    "ema",
+    "expo",
     "get_method",
+    "karcher",
     "linear",
     "list_methods",
+    "magmax",
     "merge_method",
+    "model_stock",
+    "multislerp",
+    "nearswap",
+    "nuslerp",
     "passthrough",
+    "ram",
+    "ramplus_tl",
+    "sce",
     "slerp",
+    "soup",
     "task_arithmetic",
     "ties",
 ]
 
 BUILT_IN = {
-    method.name: method for method in (linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, passthrough)
+    method.name: method
+    for method in (
+        linear,
+        soup,
+        ema,
+        slerp,
+        nuslerp,
+        multislerp,
+        karcher,
+        task_arithmetic,
+        expo,
+        ties,
+        dare_linear,
+        dare_ties,
+        della_linear,
+        della,
+        breadcrumbs,
+        breadcrumbs_ties,
+        model_stock,
+        sce,
+        magmax,
+        ram,
+        ramplus_tl,
+        nearswap,
+        arcee_fusion,
+        passthrough,
+    )
 }
 
 _plugins = Plugins("eutectic.methods")

@@ -91,12 +91,22 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a fast twin is made for: parameters (per-source ones as lists), sources, and the tensor's identity."""
+    """What a fast twin is made for: parameters (per-source ones as lists), sources, the tensor's identity and shape.
+
+    `anchored` says whether row 0 is a base (always so where the method requires one).
+    """
 
     parameters: Mapping[str, Any]
     sources: int
     tensor: str
     seed: int
+    shape: tuple[int, ...] = ()
+    anchored: bool = False
+
+    @property
+    def row(self) -> int:
+        """Elements of one row: all that share a first index; the whole tensor if it has fewer than two axes."""
+        return max(1, math.prod(self.shape[1:] if len(self.shape) > 1 else self.shape))
 
 
 @dataclass(frozen=True)
@@ -106,8 +116,8 @@ class Method:
     Facts:
         space: "weight" (combines tensors) or "delta" (combines differences to the base).
         scope: how much of a tensor one output element depends on: "element", "row", "tensor" or "model".
-        base: "required" (the point that deltas start from), "first" (counts as the first source) or
-            "unused" (only lends its config and tokenizer).
+        base: "required" (the point that deltas start from), "optional" (deltas where one is given, else the tensors
+            themselves), "first" (counts as the first source) or "unused" (only lends its config and tokenizer).
         sources: fewest and most sources (None: any number), the base not counted unless base is "first".
         symmetric: the order of sources does not matter. stochastic: depends on the seed.
         idempotent: merging copies of one tensor (and base) gives that tensor back, at default parameters.
@@ -122,7 +132,7 @@ class Method:
     parameters: Mapping[str, Parameter]
     space: Literal["weight", "delta"] = "weight"
     scope: Literal["element", "row", "tensor", "model"] = "element"
-    base: Literal["required", "first", "unused"] = "unused"
+    base: Literal["required", "optional", "first", "unused"] = "unused"
     sources: tuple[int, int | None] = (1, None)
     symmetric: bool = True
     stochastic: bool = False
@@ -130,7 +140,7 @@ class Method:
     ignored: tuple[str, ...] = ()
     paper: Mapping[str, Any] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
-    lower: Callable[[Setting], Program] | None = None
+    lower: Callable[[Setting], Program | None] | None = None
 
     def __post_init__(self) -> None:
         for name in ("__doc__", "__name__", "__module__"):  # so that help() and doctest see the function
@@ -172,8 +182,8 @@ class Method:
             return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
         keywords = {self.parameters[name].python: value for name, value in settled.items()}
-        if self.base == "required":
-            keywords["base"] = wide(typing.cast("torch.Tensor", base))
+        if self.base in ("required", "optional"):
+            keywords["base"] = None if base is None else wide(base)
         if self.stochastic:
             keywords["draws"] = draws
         return self.function([wide(tensor) for tensor in tensors], **keywords)

@@ -264,9 +264,15 @@ def weighted_sum(rows, codes, coefficients, anchored, n, out, out_code, bad):  #
 
 
 @_kernel
-def gram(rows, codes, n, partial, bad):  # pragma: no cover - compiled
-    """partial[b, i, j] = <x_i, x_j> over block b of the tile, in float64 (i <= j; the rest is left alone)."""
-    k = rows.shape[0]
+def gram(rows, codes, n, anchored, partial, bad):  # pragma: no cover - compiled
+    """partial[b, i, j] = <x_i, x_j> over block b of the tile, in float64 (i <= j; the rest is left alone).
+
+    Anchored: of the differences x_(i+1) - x_0.
+    """
+    origin = 1 if anchored else 0
+    k = rows.shape[0] - origin
+    base_bits = np.empty(STEP, np.uint32)
+    base = base_bits.view(np.float32).reshape((STEP // LANES, LANES))
     decoded = np.empty((k, STEP), np.uint32)
     values = decoded.view(np.float32).reshape((k, STEP // LANES, LANES))
     lanes = np.empty((k, k, LANES), np.float64)
@@ -275,15 +281,24 @@ def gram(rows, codes, n, partial, bad):  # pragma: no cover - compiled
         lanes[:] = 0.0
         for start in range(first, last, STEP):
             m = min(STEP, last - start)
+            if anchored:
+                bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
             for s in range(k):
-                bad[s] += _decode(rows[s], codes[s], start, m, decoded[s])
+                bad[s + origin] += _decode(rows[s + origin], codes[s + origin], start, m, decoded[s])
                 decoded[s, m:] = np.uint32(0)
+            base_bits[m:] = np.uint32(0)
             for i in range(k):
                 for j in range(i, k):
                     x, y, sums = values[i], values[j], lanes[i, j]
+                    if not anchored:
+                        for row in range(STEP // LANES):
+                            for lane in range(LANES):
+                                sums[lane] += np.float64(x[row, lane]) * np.float64(y[row, lane])
+                        continue
                     for row in range(STEP // LANES):
                         for lane in range(LANES):
-                            sums[lane] += np.float64(x[row, lane]) * np.float64(y[row, lane])
+                            z = np.float64(base[row, lane])
+                            sums[lane] += (np.float64(x[row, lane]) - z) * (np.float64(y[row, lane]) - z)
         for i in range(k):
             for j in range(i, k):
                 total = 0.0
@@ -337,26 +352,27 @@ def histogram(rows, codes, n, counts, bad):  # pragma: no cover - compiled
 
 @_kernel
 def refine(rows, codes, n, high, counts):  # pragma: no cover - compiled
-    """counts[s, l] += elements in bin high[s] whose magnitude has l as its low 16 bits (high < 0: none)."""
+    """counts[r, l] += elements of source r % sources in bin high[r] with l as low 16 bits (high < 0: none)."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
     base, values = base_bits.view(np.float32), bits.view(np.float32)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
         _decode(rows[0], codes[0], start, m, base_bits)
         for s in range(1, rows.shape[0]):
-            if high[s - 1] < 0:
-                continue
-            wanted = np.uint32(high[s - 1])
             _decode(rows[s], codes[s], start, m, bits)
             _subtract(values, base, m)
-            for i in range(m):
-                if (bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16) == wanted:
-                    counts[s - 1, bits[i] & np.uint32(0xFFFF)] += 1
+            for r in range(s - 1, high.shape[0], rows.shape[0] - 1):
+                if high[r] < 0:
+                    continue
+                wanted = np.uint32(high[r])
+                for i in range(m):
+                    if (bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16) == wanted:
+                        counts[r, bits[i] & np.uint32(0xFFFF)] += 1
 
 
 @_kernel
 def count_ties(rows, codes, n, thresholds, partial):  # pragma: no cover - compiled
-    """partial[b, s] = elements of block b whose magnitude bits equal thresholds[s] (0: not counted)."""
+    """partial[b, r] = elements of source r % sources in block b of magnitude bits thresholds[r] (0: not counted)."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
     base, values = base_bits.view(np.float32), bits.view(np.float32)
     for b in range(partial.shape[0]):
@@ -366,15 +382,16 @@ def count_ties(rows, codes, n, thresholds, partial):  # pragma: no cover - compi
             m = min(STEP, last - start)
             _decode(rows[0], codes[0], start, m, base_bits)
             for s in range(1, rows.shape[0]):
-                wanted = np.uint32(thresholds[s - 1])
-                if wanted == 0:
-                    continue
                 _decode(rows[s], codes[s], start, m, bits)
                 _subtract(values, base, m)
-                found = 0
-                for i in range(m):
-                    found += np.int64((bits[i] & np.uint32(0x7FFFFFFF)) == wanted)
-                partial[b, s - 1] += found
+                for r in range(s - 1, thresholds.shape[0], rows.shape[0] - 1):
+                    wanted = np.uint32(thresholds[r])
+                    if wanted == 0:
+                        continue
+                    found = 0
+                    for i in range(m):
+                        found += np.int64((bits[i] & np.uint32(0x7FFFFFFF)) == wanted)
+                    partial[b, r] += found
 
 
 @_part
@@ -395,6 +412,21 @@ def _trim(bits, m, threshold, quota):  # pragma: no cover - compiled
                     bits[i] = np.uint32(0)
         return quota
     return quota - equal
+
+
+@_part
+def _crop(bits, m, threshold, quota):  # pragma: no cover - compiled
+    """Zero what lies above the threshold, and the first `quota` of what equals it; returns the quota left."""
+    limit = np.uint32(threshold)
+    for i in range(m):
+        size = bits[i] & np.uint32(0x7FFFFFFF)
+        if size >= limit and size > np.uint32(0):
+            if size > limit:
+                bits[i] = np.uint32(0)
+            elif quota > 0:
+                quota -= 1
+                bits[i] = np.uint32(0)
+    return quota
 
 
 # ---------------------------------------------------------------- D: random selection (Philox 4x32-10)
@@ -447,12 +479,15 @@ def l1_sums(rows, codes, n, mode, limits, quotas, keys, first, partial, bad):  #
     """partial[b, s] = (sum |delta_s|, sum |kept delta_s|) over block b of the tile, in float64."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
     base, values = base_bits.view(np.float32), bits.view(np.float32)
+    k = rows.shape[0] - 1
+    crops = limits.shape[0] > k
     folded = values.reshape((STEP // LANES, LANES))
     words, lanes = np.empty(1024, np.uint32), np.empty((2, LANES), np.float64)
     for b in range(partial.shape[0]):
         begin, end = b * BLOCK, min((b + 1) * BLOCK, n)
         for s in range(1, rows.shape[0]):
             quota = quotas[b, s - 1]
+            outliers = quotas[b, k + s - 1] if crops else np.int64(0)
             lanes[:] = 0.0
             for start in range(begin, end, STEP):
                 m = min(STEP, end - start)
@@ -467,6 +502,8 @@ def l1_sums(rows, codes, n, mode, limits, quotas, keys, first, partial, bad):  #
                             sums[lane] += abs(np.float64(folded[row, lane]))
                     if after == 0 and mode == TRIM:
                         quota = _trim(bits, m, limits[s - 1], quota)
+                        if crops:
+                            outliers = _crop(bits, m, limits[k + s - 1], outliers)
                     elif after == 0:
                         _drop(values, m, first + start, keys[s - 1, 0], keys[s - 1, 1], limits[s - 1], words)
             for after in range(2):
@@ -498,55 +535,70 @@ def sparse_sum(
     """out = base + scale * sum_s w_s kept(delta_s) [sign agrees] (/ sum_s w_s [sign agrees and kept]).
 
     ``mode`` TRIM keeps by magnitude (limits: threshold bits; quotas int64 [blocks, sources]: how many equal to
-    it), DROP at random (limits: 32-bit bounds; keys uint32 [sources, 2]; first: index of the tile's first element).
+    it; twice as many limits: the second half says above which outliers are dropped), DROP at random
+    (limits: 32-bit bounds; keys uint32 [sources, 2]; first: index of the tile's first element).
     ``factors`` float32 [sources] rescale what was kept. ``vote`` chooses the elected sign. float32 throughout.
     """
     k = rows.shape[0] - 1
+    crops = limits.shape[0] > k
     base_bits, decoded = np.empty(STEP, np.uint32), np.empty((k, STEP), np.uint32)
     base, deltas = base_bits.view(np.float32), decoded.view(np.float32)
     ballot, total, share = np.empty(STEP, np.float32), np.empty(STEP, np.float32), np.empty(STEP, np.float32)
     words = np.empty(1024, np.uint32)
-    quota = np.empty(k, np.int64)
-    zero = np.float32(0.0)
+    quota = np.empty(limits.shape[0], np.int64)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
         if start % BLOCK == 0:
-            for s in range(k):  # a loop: assigning a slice compiles numba's error messages, two seconds of them
+            for s in range(limits.shape[0]):  # a loop: assigning a slice compiles numba's error messages, two seconds
                 quota[s] = quotas[start // BLOCK, s]
         bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
-        ballot[:m], total[:m], share[:m] = zero, zero, zero
         for s in range(k):
-            values, bits, w, factor = deltas[s], decoded[s], weights[s], factors[s]
+            values, bits = deltas[s], decoded[s]
             bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, m, bits)
             _subtract(values, base, m)
             if mode == TRIM:
                 quota[s] = _trim(bits, m, limits[s], quota[s])
+                if crops:
+                    quota[k + s] = _crop(bits, m, limits[k + s], quota[k + s])
             else:
                 _drop(values, m, first + start, keys[s, 0], keys[s, 1], limits[s], words)
-            if factor != np.float32(1.0):
-                for i in range(m):
-                    values[i] *= factor
-            if vote == VOTE_PLAIN:
-                for i in range(m):
-                    ballot[i] += values[i]
-            for i in range(m):
-                values[i] *= w
-            if vote == VOTE_WEIGHTED:
-                for i in range(m):
-                    ballot[i] += values[i]
-        for s in range(k):
-            values, w = deltas[s], weights[s]
-            if vote == VOTE_NONE:
-                for i in range(m):
-                    total[i] += values[i]
-                    share[i] += w
-            else:
-                for i in range(m):
-                    agrees = (values[i] > zero) if ballot[i] >= zero else (values[i] < zero)
-                    total[i] += values[i] if agrees else zero
-                    share[i] += w if agrees else zero
-        for i in range(m):
-            if normalize:
-                total[i] = total[i] / (share[i] if share[i] != zero else np.float32(1.0))
-            base[i] = base[i] + scale * total[i]
+        _elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, m)
         _encode(base_bits, m, out, out_code, start)
+
+
+@_part
+def _elect(
+    deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, m
+):  # pragma: no cover - compiled
+    """base += scale * sum_s w_s factor_s delta_s where the sign agrees (/ sum_s w_s of those); deltas are spent."""
+    k = deltas.shape[0]
+    zero = np.float32(0.0)
+    ballot[:m], total[:m], share[:m] = zero, zero, zero
+    for s in range(k):
+        values, w, factor = deltas[s], weights[s], factors[s]
+        if factor != np.float32(1.0):
+            for i in range(m):
+                values[i] *= factor
+        if vote == VOTE_PLAIN:
+            for i in range(m):
+                ballot[i] += values[i]
+        for i in range(m):
+            values[i] *= w
+        if vote == VOTE_WEIGHTED:
+            for i in range(m):
+                ballot[i] += values[i]
+    for s in range(k):
+        values, w = deltas[s], weights[s]
+        if vote == VOTE_NONE:
+            for i in range(m):
+                total[i] += values[i]
+                share[i] += w
+        else:
+            for i in range(m):
+                agrees = (values[i] > zero) if ballot[i] >= zero else (values[i] < zero)
+                total[i] += values[i] if agrees else zero
+                share[i] += w if agrees else zero
+    for i in range(m):
+        if normalize:
+            total[i] = total[i] / (share[i] if share[i] != zero else np.float32(1.0))
+        base[i] = base[i] + scale * total[i]

@@ -7,6 +7,7 @@ block order, so the result does not depend on tile size, threads or machines.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 
 __all__ = ["BLOCK", "Program", "Reduction", "Tile"]
 
+MOST_COMMON = 8 * 65536  # elements: whole rows that are whole blocks hash as they are written
 BLOCK = 65536  # elements per partial sum: tiles are whole blocks, so partial sums never depend on the tile
 
 
 @dataclass
 class Tile:
     """Elements first .. first+n of every input. `rows` uint8 [inputs, bytes], `codes` int64 [inputs] (dtypes),
-    `block` the index of its first block within the reduction's group, `bad` int64 [inputs] (non-finite found)."""
+    `block` the index of its first unit within the reduction's group, `bad` int64 [inputs] (non-finite found)."""
 
     rows: np.ndarray
     codes: np.ndarray
@@ -50,6 +52,18 @@ class Program(ABC):
     """At most how many reductions it asks for: what the plan counts bytes by."""
     scratch_bytes: int = 0
     """Bytes of its largest "sum" total: one per thread is held."""
+    row: int = 0
+    """Elements of a row, where rows must not be cut; 0 where any block may be."""
+    work_bytes: int = 0
+    """Bytes per element of a tile that its kernels need besides the tile."""
+
+    @property
+    def unit(self) -> int:
+        """Elements per partial sum: tiles are whole units. A `BLOCK`, or as many whole rows as fit one."""
+        if not self.row:
+            return BLOCK
+        common = math.lcm(self.row, BLOCK)
+        return common if common <= MOST_COMMON else self.row * max(1, BLOCK // self.row)
 
     def begin(self, numel: int, blocks: int) -> Any:
         """What is known before any pass over a group of `numel` elements in `blocks` blocks."""

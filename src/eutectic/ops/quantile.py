@@ -14,7 +14,17 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HIGH_BINS", "LOW_BINS", "find_bin", "kept_count", "largest", "select", "share_ties"]
+__all__ = [
+    "HIGH_BINS",
+    "LOW_BINS",
+    "find_bin",
+    "kept_count",
+    "largest",
+    "largest_of",
+    "outlier_count",
+    "select",
+    "share_ties",
+]
 
 HIGH_BINS, LOW_BINS = 1 << 15, 1 << 16
 
@@ -28,6 +38,15 @@ def kept_count(density: float, numel: int) -> int:
     if density <= 0 or numel == 0:
         return 0
     return min(numel, max(1, int(density * numel)))
+
+
+def outlier_count(share: float, keep: int, numel: int) -> int:
+    """How many of the largest entries are passed over: floor(share * n), but never so many that fewer are kept.
+
+    >>> outlier_count(0.01, 50, 100), outlier_count(0.5, 80, 100), outlier_count(0.01, 50, 60)
+    (1, 20, 0)
+    """
+    return min(int(share * numel), numel - keep)
 
 
 def find_bin(counts: np.ndarray, keep: int) -> tuple[int, int]:
@@ -68,12 +87,17 @@ def share_ties(ties: np.ndarray, need: np.ndarray) -> np.ndarray:
 
 
 def largest(values: torch.Tensor, density: float) -> torch.Tensor:
-    """Boolean mask of the k entries of largest magnitude, ties to the lowest flat index (any shape, any device)."""
+    """Boolean mask of the `kept_count` entries of largest magnitude, ties to the lowest flat index."""
+    return largest_of(values, kept_count(density, values.numel()))
+
+
+def largest_of(values: torch.Tensor, keep: int) -> torch.Tensor:
+    """Boolean mask of the `keep` entries of largest magnitude, ties to the lowest flat index (any shape or device)."""
     import torch
 
     size = values.detach().abs().reshape(-1).contiguous()
     size = size.view({4: torch.int32, 8: torch.int64}[size.element_size()])  # the bits order as the numbers, NaN last
-    count, keep = size.numel(), kept_count(density, size.numel())
+    count = size.numel()
     if keep == count:
         return torch.ones_like(values, dtype=torch.bool)
     if keep == 0:

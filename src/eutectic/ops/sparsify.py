@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from eutectic.ops.quantile import largest
+from eutectic.ops.quantile import kept_count, largest, largest_of, outlier_count
 from eutectic.ops.random import Draws
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["drop", "rescale_kind", "restore", "trim"]
+__all__ = ["drop", "rescale_kind", "restore", "trim", "trim_both"]
 
 
 def trim(deltas: Sequence[torch.Tensor], density: Sequence[float]) -> list[torch.Tensor]:
     """Keep exactly the `kept_count(density, n)` entries of largest magnitude of each delta."""
     return [delta if d >= 1 else delta.where(largest(delta, d), 0.0) for delta, d in zip(deltas, density, strict=True)]
+
+
+def trim_both(
+    deltas: Sequence[torch.Tensor], density: Sequence[float], outliers: Sequence[float]
+) -> list[torch.Tensor]:
+    """Pass over the `outlier_count` largest entries of each delta and keep the next `kept_count(density, n)`."""
+    trimmed = []
+    for delta, d, share in zip(deltas, density, outliers, strict=True):
+        keep = kept_count(d, delta.numel())
+        top = outlier_count(share, keep, delta.numel())
+        middle = largest_of(delta, keep + top) & ~largest_of(delta, top)
+        trimmed.append(delta if d >= 1 else delta.where(middle, 0.0))
+    return trimmed
 
 
 def drop(deltas: Sequence[torch.Tensor], density: Sequence[float], draws: Draws) -> list[torch.Tensor]:

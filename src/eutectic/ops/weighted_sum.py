@@ -12,7 +12,7 @@ from eutectic.ops.program import Program, Reduction, Tile
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GramSum", "WeightedSum", "add_weighted", "sum_weighted"]
+__all__ = ["GramSum", "WeightedSum", "add_weighted", "gram_of", "sum_weighted"]
 
 
 def sum_weighted(tensors: Sequence[torch.Tensor], coefficients: Sequence[float | torch.Tensor]) -> torch.Tensor:
@@ -47,12 +47,15 @@ class WeightedSum(Program):
 
 
 class GramSum(Program):
-    """A weighted sum whose coefficients are a function of the inputs' Gram matrix G = [<x_i, x_j>] (float64)."""
+    """A weighted sum whose coefficients are a function of the inputs' Gram matrix G = [<x_i, x_j>] (float64).
+
+    `anchored` at row 0: of the differences x_s - x_0, which are then added to x_0.
+    """
 
     most_passes = 1
 
-    def __init__(self, count: int, solver: Callable[[np.ndarray], Sequence[float]]) -> None:
-        self.count, self.solver = count, solver
+    def __init__(self, count: int, solver: Callable[[np.ndarray], Sequence[float]], *, anchored: bool = False) -> None:
+        self.count, self.solver, self.anchored = count, solver, anchored
 
     def wants(self, found: Any) -> Reduction | None:
         return Reduction("gram", "blocks", (self.count, self.count), "float64") if found is None else None
@@ -60,16 +63,25 @@ class GramSum(Program):
     def reduce(self, reduction: Reduction, tile: Tile, found: Any, total: np.ndarray) -> None:
         from eutectic.ops.kernels import gram
 
-        gram(tile.rows, tile.codes, tile.n, total, tile.bad)
+        gram(tile.rows, tile.codes, tile.n, self.anchored, total, tile.bad)
 
     def solve(self, reduction: Reduction, total: np.ndarray, found: Any) -> np.ndarray:
         upper = np.zeros(reduction.shape)
         for block in total:  # block after block: a fixed order, unlike numpy's pairwise sum
             upper += block
         whole = np.triu(upper) + np.triu(upper, 1).T
-        return np.asarray(self.solver(whole), dtype=np.float64)
+        solved = self.solver(whole)
+        return np.asarray([0.0, *solved] if self.anchored else solved, dtype=np.float64)
 
     def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
         from eutectic.ops.kernels import weighted_sum
 
-        weighted_sum(tile.rows, tile.codes, found, False, tile.n, out, out_code, tile.bad)
+        weighted_sum(tile.rows, tile.codes, found, self.anchored, tile.n, out, out_code, tile.bad)
+
+
+def gram_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """G = [<x_i, x_j>] over flattened tensors, in float64."""
+    import torch
+
+    flat = torch.stack([tensor.double().reshape(-1) for tensor in tensors])
+    return flat @ flat.T

@@ -9,9 +9,10 @@ import numpy as np
 
 from eutectic.errors import EutecticError, MethodError, NonFiniteError
 from eutectic.methods.method import Setting
-from eutectic.ops.program import BLOCK, Program, Tile
+from eutectic.ops.program import Program, Tile
 from eutectic.ops.random import Draws
 from eutectic.recipes.match import Step
+from eutectic.recipes.profile import Clock
 from eutectic.recipes.tree import Leaf, Merge, Node, Tree
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
@@ -26,7 +27,11 @@ def twin(merge: Merge, step: Step, *, torch_only: bool = False) -> Program | Non
     """The fast twin of one merge for one tensor; None where torch runs it (no twin, or float64 beyond it)."""
     if merge.method.lower is None:
         return None
-    program = merge.method.lower(Setting(merge.parameters, len(merge.sources), step.name, merge.seed))
+    program = merge.method.lower(
+        Setting(merge.parameters, len(merge.sources), step.name, merge.seed, step.shape, merge.base is not None)
+    )
+    if program is None:
+        return None
     wide = any(row_dtype(node, step) is F64 for node in merge.inputs)
     return None if torch_only or (wide and not program.float64) else program
 
@@ -82,8 +87,9 @@ class Job:
 class Workspace:
     """One thread's buffers: rows for the inputs of every merge, reused for every tile."""
 
-    def __init__(self, *, allow_nonfinite: bool = False) -> None:
+    def __init__(self, *, allow_nonfinite: bool = False, clock: Clock | None = None) -> None:
         self.allow_nonfinite = allow_nonfinite
+        self.clock = clock or Clock()
         self._arenas: dict[int, np.ndarray] = {}
         self._out = np.empty(0, dtype=np.uint8)
 
@@ -99,7 +105,9 @@ class Workspace:
             if isinstance(node, Leaf):
                 ref = step.refs[node.index]
                 assert ref is not None
+                self.clock.enter("read")
                 ref.read_into(row.data, first, first + n)
+                self.clock.enter("compute")
             else:
                 self.combine(job, node, self.inputs(job, node, first, n), row, dtype)
         return self.tile(job, merge, rows, first, n)
@@ -108,7 +116,9 @@ class Workspace:
         """A tile over rows that are already filled."""
         codes = np.array([row_dtype(node, job.step).code for node in merge.inputs], dtype=np.int64)
         bad = np.zeros(len(codes), dtype=np.int64)
-        return Tile(rows, codes, n, first, job.blocks.get(merge.index, 0) + first // BLOCK, bad)
+        program = job.programs.get(merge.index)
+        unit = job.blocks.get(merge.index, 0) + first // program.unit if program is not None else 0
+        return Tile(rows, codes, n, first, unit, bad)
 
     def combine(self, job: Job, merge: Merge, tile: Tile, out: np.ndarray, dtype: DType) -> None:
         """Merge one tile into `out` (bytes of `dtype`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from dataclasses import dataclass
 
 from eutectic.errors import SourceError
@@ -94,7 +95,11 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
         copied = tuple(ref if ref is origin else None for ref in refs)
         steps.append(Step(name, origin.shape, origin.dtype, "copy", copied, math.prod(origin.shape)))
     if shapes:
-        raise SourceError(_listing(f"{len(shapes)} tensors differ in shape between sources", shapes))
+        raise SourceError(
+            _listing(
+                f"{_tensors(shapes)} {'differs' if len(shapes) == 1 else 'differ'} in shape between sources", shapes
+            )
+        )
     unmatched = kinds.get("unmatched", [])
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched(unmatched, tree))
@@ -149,11 +154,15 @@ def _unmatched(names: list[str], tree: Tree) -> str:
         lack = [leaf.label for leaf in tree.leaves if name not in leaf.checkpoint]
         shown.append(f"{name}: in {', '.join(have)}; not in {', '.join(lack)}")
     return _listing(
-        f"{len(names)} tensors are not in every source",
+        f"{_tensors(names)} {'is' if len(names) == 1 else 'are'} not in every source",
         shown,
         "Are these models of one architecture? With --allow-mismatch each is copied from the reference model, "
         "or else from the first source that has it.",
     )
+
+
+def _tensors(found: Sized) -> str:
+    return f"{len(found)} tensor{'s' if len(found) != 1 else ''}"
 
 
 def _listing(head: str, lines: list[str], cure: str = "") -> str:
@@ -163,7 +172,7 @@ def _listing(head: str, lines: list[str], cure: str = "") -> str:
 
 def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     merged = [step for step in steps if step.action == "merge"]
-    lines = [f"merged: {len(merged)} tensors, {sum(step.numel for step in merged):,} parameters"]
+    lines = [f"merged: {_tensors(merged)}, {sum(step.numel for step in merged):,} parameters"]
     reasons = {
         "not a float": "copied from the reference model: not floating-point numbers",
         "unmatched": "copied from the reference model or the first source that has it: not in every source",

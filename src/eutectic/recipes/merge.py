@@ -7,26 +7,34 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from eutectic.errors import OutputError, SourceError, VerificationError
+from eutectic.errors import OutputError, RecipeError, SourceError, VerificationError
 from eutectic.recipes.lock import Lock, is_lock, load_lock
 from eutectic.recipes.plan import Options, Plan, make_plan
+from eutectic.recipes.profile import Clock, Profile
 from eutectic.recipes.provenance import LOCK, fingerprint, lock_document, side_files
 from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe, load_recipe
 from eutectic.recipes.tree import check_parameters
 from eutectic.recipes.yaml_text import dump_yaml
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
-from eutectic.weights.sink import JOURNAL, Sink
+from eutectic.weights.sink import JOURNAL, Sink, staging_of
 
-__all__ = ["RecipeLike", "Watcher", "merge", "plan"]
+__all__ = ["RecipeLike", "Watcher", "check_merge", "merge", "plan"]
 
 RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
 WEIGHTS = (".safetensors", *PICKLE_SUFFIXES)
+LOCKED = {
+    "seed": "--seed",
+    "shard_bytes": "--out-shard-size",
+    "allow_mismatch": "--allow-mismatch",
+    "allow_nonfinite": "--allow-nonfinite",
+    "torch_only": "--semantics-only",
+}  # options that a lock file fixes, and their flags
 COMPILING_AFTER = 2.5  # seconds: loading compiled kernels takes less even on a busy machine, compiling them more
 
 
@@ -60,9 +68,24 @@ def plan(recipe: RecipeLike, options: Options | None = None, **changes: Any) -> 
 def _plan(recipe: Recipe, lock: Lock | None, options: Options) -> Plan:
     if lock is None:
         return make_plan(recipe, options)
+    _check_options(options, lock)
     made = make_plan(recipe, replace(options, **lock.options.model_dump()))
     _check_sources(made, lock)
     return made
+
+
+def _check_options(options: Options, lock: Lock) -> None:
+    """Refuse options that contradict a lock file: to follow either of the two would be a surprise."""
+    defaults = {field.name: field.default for field in fields(Options)}
+    problems = []
+    for name, flag in LOCKED.items():
+        asked, then = getattr(options, name), getattr(lock.options, name)
+        if asked not in (defaults[name], then):
+            was, now = (str(value).lower() for value in (then, asked))
+            problems.append(f"{flag}: {name} was {was} when the lock file was made, not {now}")
+    if problems:
+        cure = "a lock file rebuilds what it recorded; leave these flags out, or merge the recipe.yaml beside it:"
+        raise RecipeError(cure, problems)
 
 
 def merge(
@@ -73,6 +96,7 @@ def merge(
     resume: bool = False,
     force: bool = False,
     watcher: Watcher | None = None,
+    profile: Profile | None = None,
     **changes: Any,
 ) -> Plan | Path:
     """Merge checkpoints into the folder `out`, or return the lazy merged `Checkpoint` where `out` is None.
@@ -84,29 +108,34 @@ def merge(
         resume: continue a killed run; a finished `out` of the same recipe is returned as it is.
         force: replace `out` (a model folder) and drop anything unfinished.
         watcher: told about the plan and every tile.
+        profile: measures where the time goes.
 
     Raises:
         EutecticError: see `eutectic.errors`; whatever happens, `out` is either whole or absent.
     """
+    clock = profile.run if profile is not None else Clock()
+    clock.enter("plan")
     found, lock = _read(recipe)
     text = lock.text if lock is not None else _text_of(recipe, found)
     made = _plan(found, lock, replace(options or Options(), **changes))
     if out is None:
         return made
     watcher = watcher or Watcher()
-    out = _real(out)
-    mark = fingerprint(made)
-    if out.exists() and resume and not force and _finished(out) == mark:
-        (out / JOURNAL).unlink(missing_ok=True)  # of a run killed between its last two steps
-        return out
-    _check_target(made, out, force=force)
-    made.check_room(out)
+    ready = _prepare(made, out, resume=resume, force=force)
+    if ready.finished:
+        (ready.out / JOURNAL).unlink(missing_ok=True)  # of a run killed between its last two steps
+        clock.enter("")
+        return ready.out
     watcher.planned(made)
     expected = lock.output.tensors if lock is not None else None
     shards = made.shards
-    sink = Sink(out, made.steps, shards, mark, resume=resume, force=force, fsync=made.options.fsync)
+    sink = Sink(ready.out, made.steps, shards, ready.mark, resume=resume, force=force, fsync=made.options.fsync)
     try:
-        _run(made, sink, watcher)
+        clock.enter("kernels")
+        _load_kernels(made, watcher)
+        clock.enter("tiles")
+        _run(made, sink, watcher, profile)
+        clock.enter("finish")
         if expected is not None:
             _compare(sink.digests, expected, sink.staging)
         _check_unchanged(made)
@@ -115,21 +144,88 @@ def merge(
         return sink.finish(files)
     finally:
         sink.close()
+        clock.enter("")
 
 
-def _run(made: Plan, sink: Sink, watcher: Watcher) -> None:
-    from eutectic.recipes.stream import Stream, rehearse
+def check_merge(
+    recipe: RecipeLike,
+    out: str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    **changes: Any,
+) -> Plan:
+    """The plan of a merge into `out`, after every check that `merge` makes before it writes a byte.
+
+    Raises:
+        EutecticError: what `merge` with the same arguments would raise before it writes.
+    """
+    made = plan(recipe, options, **changes)
+    ready = _prepare(made, out, resume=resume, force=force)
+    if not ready.finished:
+        _check_staged(staging_of(ready.out), ready.mark, resume=resume, force=force)
+    return made
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A target that may be written: the folder, the fingerprint of the run, and whether its result lies there."""
+
+    out: Path
+    mark: str
+    finished: bool
+
+
+def _prepare(made: Plan, out: str | os.PathLike[str], *, resume: bool, force: bool) -> _Ready:
+    out = _real(out)
+    mark = fingerprint(made)
+    if out.exists() and resume and not force and _finished(out) == mark:
+        return _Ready(out, mark, True)
+    _check_target(made, out, force=force)
+    made.check_room(out)
+    return _Ready(out, mark, False)
+
+
+def _check_staged(staging: Path, mark: str, *, resume: bool, force: bool) -> None:
+    """Foretell what the sink will say to an earlier run's leftovers, without taking them over."""
+    journal = staging / JOURNAL
+    if not staging.exists():
+        return
+    if not journal.is_file():
+        if not staging.is_dir() or any(staging.iterdir()):
+            raise OutputError(f"{staging} is in the way and no merge of ours; move it, or choose another target")
+        return
+    if force and not resume:
+        return
+    if not resume:
+        raise OutputError(f"{staging} holds an unfinished merge: --resume continues it, --force starts over")
+    with suppress(ValueError, AttributeError):  # a torn line: the sink starts over
+        if json.loads(journal.read_bytes().partition(b"\n")[0]).get("fingerprint", mark) != mark:
+            raise OutputError(
+                f"{staging} was started from another recipe, other sources or other options; "
+                "--force starts over, or remove that folder"
+            )
+
+
+def _load_kernels(made: Plan, watcher: Watcher) -> None:
+    from eutectic.recipes.stream import rehearse
 
     with _one_thread(made.uses_torch), _told(watcher):
         for merge_ in made.tree.merges:
             program = next((kind.programs[merge_.index] for kind in made.kinds if merge_.index in kind.programs), None)
             if program is not None:
                 rehearse(program, len(merge_.inputs))
+
+
+def _run(made: Plan, sink: Sink, watcher: Watcher, profile: Profile | None) -> None:
+    from eutectic.recipes.stream import Stream
+
     with _one_thread(made.uses_torch):
         begun = time.perf_counter()
         todo = sum(step.nbytes for step in made.steps if step.name not in sink.digests)
         watcher.moved(2 * (made.nbytes - todo))
-        Stream(made, sink, watcher.moved).run()
+        Stream(made, sink, watcher.moved, profile).run()
         if todo == made.nbytes:
             Rates.load().record(
                 made.kind, made.shape.threads, made.bytes_read + made.nbytes, time.perf_counter() - begun

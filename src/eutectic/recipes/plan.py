@@ -107,6 +107,9 @@ class Plan(Checkpoint):
     def __len__(self) -> int:
         return len(self._by_name)
 
+    def __repr__(self) -> str:
+        return f"Plan({self.kind} of {len(self.tree.leaves)} sources, {len(self)} tensors, {self.nbytes} bytes)"
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors of the result."""
@@ -146,7 +149,8 @@ class Plan(Checkpoint):
 
     def tile_of(self, step: Step, most: int, programs: Mapping[int, Program]) -> int:
         """Elements per tile of one tensor: whole blocks, or whole rows or the tensor where torch needs them."""
-        tile = min(most, -(-step.numel // BLOCK) * BLOCK)
+        unit = math.lcm(*(program.unit for program in programs.values())) if programs else BLOCK
+        tile = max(unit, min(most, -(-step.numel // unit) * unit) // unit * unit)
         if step.action == "copy":
             return tile
         scopes = {merge.method.scope for merge in self.tree.merges if merge.index not in programs}
@@ -154,7 +158,7 @@ class Plan(Checkpoint):
             return step.numel
         if "row" in scopes and step.shape:
             row = max(1, step.numel // max(1, step.shape[0]))
-            unit = math.lcm(row, BLOCK) if programs else row  # whole rows that are whole blocks of the kernels, too
+            unit = math.lcm(row, unit) if programs else row  # whole rows that are whole units of the kernels, too
             return min(step.numel, max(unit, tile // unit * unit))
         return tile
 
@@ -162,6 +166,7 @@ class Plan(Checkpoint):
         """Bytes that one thread holds for a tile, torch's float32 copies and temporaries included."""
         elements = self.tile_of(kind.step, most, kind.programs)
         total = arena_bytes(self.tree, kind.step, elements)
+        total += elements * sum(program.work_bytes for program in kind.programs.values())
         if kind.step.action == "merge":
             for merge in self.tree.merges:
                 if merge.index not in kind.programs:

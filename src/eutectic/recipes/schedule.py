@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from eutectic.recipes.profile import Clock
+
 __all__ = ["Chain", "Stage", "run_chains"]
 
 
@@ -45,18 +47,23 @@ class _Scheduler:
         self.change = threading.Condition()
 
     def work(self, worker: Any) -> None:
-        while True:
-            try:
+        clock = getattr(worker, "clock", Clock())  # a worker may be anything; one that is timed brings its clock
+        try:
+            while True:
+                clock.enter("wait")
                 found = self._next()
                 if found is None:
                     return
                 running, tile = found
+                clock.enter("compute")
                 if tile is not _START:
                     running.stage.run(tile, worker)
+                    clock.enter("compute")
                 self._done(running, tile)
-            except BaseException as error:
-                self.fail(error)
-                return
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            clock.enter("")
 
     def fail(self, error: BaseException) -> None:
         with self.change:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -26,10 +27,16 @@ __all__ = ["Recipe", "Reference", "Scalar", "Source", "load_recipe", "parse_reci
 Check = Callable[["Recipe", Location], list[Problem]]
 
 
-class _Frozen(BaseModel, frozen=True, extra="forbid"):
+class _Strict(BaseModel, frozen=True, extra="forbid"):
+    """Frozen, and without keys that nobody reads."""
+
+
+class _Frozen(_Strict, ABC, frozen=True):
+    """What has a canonical form, by which it is compared."""
+
+    @abstractmethod
     def canonical(self) -> dict[str, Any]:
         """Plain data in a fixed key order, without defaults."""
-        raise NotImplementedError
 
     def fingerprint(self) -> str:
         """BLAKE2b of the canonical JSON: 64 hexadecimal digits."""
@@ -62,14 +69,14 @@ def _kind_of_model(value: Any) -> str | None:
     return PATH if isinstance(value, str) else FILE if isinstance(value, Mapping) else None
 
 
-class FileReference(_Frozen, frozen=True):
+class FileReference(_Strict, frozen=True):
     """mergekit's mapping for one model: its path. A revision is not supported yet."""
 
     path: PathText
     revision: None = None
 
 
-class MergekitReference(_Frozen, frozen=True):
+class MergekitReference(_Strict, frozen=True):
     """mergekit's mapping for a model with an adapter. The adapter is not supported yet."""
 
     model: Annotated[

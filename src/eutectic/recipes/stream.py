@@ -12,9 +12,10 @@ from eutectic.ops.program import BLOCK, Program, Reduction, Tile
 from eutectic.recipes.compute import Job, Workspace
 from eutectic.recipes.match import Step
 from eutectic.recipes.plan import JOBS_AHEAD, Plan
+from eutectic.recipes.profile import Profile
 from eutectic.recipes.schedule import Chain, Stage, run_chains
 from eutectic.recipes.tree import Merge
-from eutectic.weights.digest import combine_pieces, hash_pieces, hash_range
+from eutectic.weights.digest import PIECE, combine_pieces, hash_pieces, hash_range
 from eutectic.weights.readahead import ReadAhead
 from eutectic.weights.sink import Sink
 
@@ -24,18 +25,19 @@ Progress = Callable[[int], None]
 
 
 def rehearse(program: Program, inputs: int) -> None:
-    """Run a program on eight elements, so that its kernels are compiled (or loaded) before the work starts."""
-    values = np.tile(np.arange(8, dtype=np.float32), (inputs, 1)) * np.arange(inputs, dtype=np.float32)[:, None]
+    """Run a program on eight elements or a row: its kernels are compiled (or loaded) before the work starts."""
+    n = program.row or 8
+    values = np.tile(np.arange(n, dtype=np.float32), (inputs, 1)) * np.arange(inputs, dtype=np.float32)[:, None]
     codes, bad = np.full(inputs, 2, dtype=np.int64), np.zeros(inputs, dtype=np.int64)
-    tile = Tile(values.view(np.uint8), codes, 8, 0, 0, bad)
+    tile = Tile(values.view(np.uint8), codes, n, 0, 0, bad)
     for blocks in (1, 2):  # small and large tensors may take different kernels
-        found = program.begin(8, blocks)
+        found = program.begin(n, blocks)
         while (reduction := program.wants(found)) is not None:
             lead = () if reduction.fold == "sum" else (blocks,)
             total = np.zeros((*lead, *reduction.shape), dtype=reduction.dtype)
             program.reduce(reduction, tile, found, total if reduction.fold == "sum" else total[:1])
             found = program.solve(reduction, total, found)
-    program.combine(tile, found, np.empty(32, dtype=np.uint8), 2)
+    program.combine(tile, found, np.empty(4 * n, dtype=np.uint8), 2)
 
 
 @dataclass(eq=False)
@@ -72,8 +74,8 @@ def _tiles(step: Step, tile: int) -> Iterator[tuple[int, int]]:
         yield first, min(tile, step.numel - first)
 
 
-def _blocks(step: Step) -> int:
-    return -(-step.numel // BLOCK)
+def _units(step: Step, program: Program) -> int:
+    return -(-step.numel // program.unit)
 
 
 def _job(plan: Plan, step: Step, shared: dict[int, object], block: int = 0) -> Job:
@@ -88,13 +90,13 @@ def _solve_tensor(plan: Plan, job: Job, merges: list[Merge], cache: dict[int, np
         program = job.programs.get(merge.index)
         if program is None or merge.index in job.found:
             continue
-        found = program.begin(step.numel, _blocks(step))
+        found = program.begin(step.numel, _units(step, program))
         while (reduction := program.wants(found)) is not None:
-            totals = _Totals(reduction, _blocks(step))
+            totals = _Totals(reduction, _units(step, program))
 
             def reduce(at: tuple[int, int], worker: Workspace, m=merge, p=program, r=reduction, f=found, t=totals):
                 read = _read(worker, job, m, at, cache)
-                p.reduce(r, read, f, t.part(worker, at[0] // BLOCK, -(-at[1] // BLOCK)))
+                p.reduce(r, read, f, t.part(worker, at[0] // p.unit, -(-at[1] // p.unit)))
                 worker.check(job, m, read)
 
             yield Stage(_tiles(step, tile), reduce)
@@ -123,7 +125,7 @@ def find_shared(plan: Plan, run: Callable[[Chain], None]) -> tuple[dict[int, obj
     blocks = 0
     for step in steps:
         first_block[step.name] = blocks
-        blocks += _blocks(step)
+        blocks += -(-step.numel // BLOCK)
     for at, merge in enumerate(plan.tree.merges):
         if merge.index not in plan.wide:
             continue
@@ -173,12 +175,17 @@ def solve_one(plan: Plan, step: Step, worker: Workspace) -> Job:
 
 
 class Stream:
-    """One execution of a plan into a sink. `progress` is told the bytes that each tile moved."""
+    """One execution of a plan into a sink. `progress` is told the bytes that each tile moved, `profile` the time."""
 
-    def __init__(self, plan: Plan, sink: Sink, progress: Progress | None = None) -> None:
+    def __init__(
+        self, plan: Plan, sink: Sink, progress: Progress | None = None, profile: Profile | None = None
+    ) -> None:
         self.plan, self.sink = plan, sink
         self.progress = progress or (lambda nbytes: None)
-        self.workers = [Workspace(allow_nonfinite=plan.options.allow_nonfinite) for _ in range(plan.shape.threads)]
+        self.workers = [
+            Workspace(allow_nonfinite=plan.options.allow_nonfinite, clock=profile.thread() if profile else None)
+            for _ in range(plan.shape.threads)
+        ]
         self.arenas = [np.empty(plan.shape.cache // JOBS_AHEAD, dtype=np.uint8) for _ in range(JOBS_AHEAD)]
         self.lock = threading.Lock()
 
@@ -199,7 +206,7 @@ class Stream:
         pieces: dict[int, list[bytes]] = {}
         job = _job(self.plan, step, shared, block)
         tile = self.plan.tile_of(step, self.plan.shape.tile, job.programs)
-        whole = tile % BLOCK == 0 or tile >= step.numel
+        whole = tile * step.dtype.size % PIECE == 0 or tile >= step.numel
         if step.action == "copy":
             yield Stage(_tiles(step, tile), lambda at, worker: self._copy(step, at, worker, pieces))
         else:
@@ -233,8 +240,9 @@ class Stream:
     def _copy(self, step: Step, at: tuple[int, int], worker: Workspace, pieces: dict[int, list[bytes]]) -> None:
         first, n = at
         out = worker.output(n * step.dtype.size)
+        worker.clock.enter("read")
         step.origin.read_into(out.data, first, first + n)
-        self._write(step, first, out, pieces)
+        self._write(step, first, out, worker, pieces)
         self.progress(2 * out.nbytes)
 
     def _merge(
@@ -246,11 +254,15 @@ class Stream:
         tile = _read(worker, job, root, at, cache)
         out = worker.output(n * step.dtype.size)
         worker.combine(job, root, tile, out, step.dtype)
-        self._write(step, first, out, pieces)
+        self._write(step, first, out, worker, pieces)
         self.progress(out.nbytes + self.plan.input_bytes(step) * n // step.numel)
 
-    def _write(self, step: Step, first: int, out: np.ndarray, pieces: dict[int, list[bytes]] | None) -> None:
+    def _write(
+        self, step: Step, first: int, out: np.ndarray, worker: Workspace, pieces: dict[int, list[bytes]] | None
+    ) -> None:
         view = out.data
         if pieces is not None:
+            worker.clock.enter("hash")
             pieces[first] = hash_pieces(view)
+        worker.clock.enter("write")
         self.sink.write(step.name, first * step.dtype.size, view)

@@ -80,7 +80,7 @@ def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location,
     count = len(inputs)
     fewest, most = method.sources
     if count < fewest or (most is not None and count > most):
-        besides = " besides the base" if method.base == "required" else ""
+        besides = " besides the base" if base is not None else ""
         besides = " (base_model counts as the first)" if method.base == "first" else besides
         problems.append(
             ((*location, "models"), f"{method.name} merges {method.count_in_words()}{besides}, not {count}")
@@ -115,9 +115,9 @@ def _bind(recipe: Recipe, method: Method) -> tuple[Reference | None, list[Source
     """The base, and the sources that the method merges. A model that is the base adds no delta of its own."""
     base = recipe.base_model
     if method.base == "unused" or base is None:
-        return base if method.base == "required" else None, list(recipe.models)
+        return base if method.base in ("required", "optional") else None, list(recipe.models)
     others = [source for source in recipe.models if source.model != base]
-    if method.base == "required":
+    if method.base in ("required", "optional"):
         return base, others
     return None, [next((s for s in recipe.models if s.model == base), Source(model=base)), *others]
 
@@ -192,7 +192,9 @@ class _Builder:
         if path.suffix in RECIPE_SUFFIXES and path.is_file():
             return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1)
         if not os.path.exists(path):  # noqa: PTH110  (never raises)
-            beside = f" or in {recipe.folder}" if recipe.folder and not path.is_absolute() else ""
+            if path.is_absolute():
+                raise SourceError(f"{reference}: no such folder or file")
+            beside = f" or in {recipe.folder}" if recipe.folder else ""
             raise SourceError(
                 f"{reference}: no such folder or file in the current directory{beside}. Names of a model hub are not "
                 "fetched by this version: download the model and give its folder."

@@ -1,0 +1,311 @@
+"""Kernels of methods that look at whole rows: DELLA's ranks, Gram matrices per row, divergences of rows.
+
+Legend as in `kernels.py`, whose decoding and encoding are compiled into these; `row` is the number of elements of a
+row, and tiles are whole rows. numba's cache sees changes in this file only: `CODEC` is the digest of that file, and
+a test asks for it to be renewed when that file changes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from eutectic.ops.kernels import STEP, _decode, _elect, _encode, _kernel, _narrow, _part, _subtract, philox
+
+__all__ = ["importances", "rank_l1", "rank_sum", "row_divergences", "row_gram_sum", "threshold_sum"]
+
+CODEC = "a62ddd3493896189"
+BINS = 256  # sixteen per binade, of the sixteen binades below a row's largest magnitude
+LONGEST = 8192  # longer rows are sorted
+EMPTY = np.int64(-1)
+
+
+# ---------------------------------------------------------------- DELLA: keep with a probability that grows with rank
+
+
+@_part
+def _words(first, n, key0, key1, out):  # pragma: no cover - compiled
+    """Random words first .. first+n of a stream, wherever a group begins."""
+    group_words = np.empty(1024, np.uint32)
+    at = 0
+    while at < n:
+        place = first + at
+        philox(place // 1024, key0, key1, group_words)
+        skip = place % 1024
+        count = min(1024 - skip, n - at)
+        here, there = group_words[skip : skip + count], out[at : at + count]
+        for i in range(count):
+            there[i] = here[i]
+        at += count
+
+
+@_part
+def _rank(sizes, n, i):  # pragma: no cover - compiled
+    """How many entries are smaller than entry i, or equal and before it."""
+    mine = sizes[i]
+    before, after = sizes[:i], sizes[i:n]
+    count = np.int32(0)
+    for j in range(before.shape[0]):
+        count += np.int32(before[j] <= mine)
+    for j in range(after.shape[0]):
+        count += np.int32(after[j] < mine)
+    return np.int64(count)
+
+
+@_part
+def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts):  # pragma: no cover - compiled
+    """Zero the entries of a row whose word is not below bounds[rank]; multiply the others by gains[rank], if any.
+
+    Most decisions follow from a histogram of magnitudes: only where the word lies between the bounds of the ends of
+    an entry's bin is its rank counted out. Long rows, gains, and rows whose bins say little are sorted instead.
+    """
+    largest = np.uint32(0)
+    for i in range(n):
+        sizes[i] = np.int32(bits[i] & np.uint32(0x7FFFFFFF))
+        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
+    values = bits.view(np.float32)
+    lowest, highest = bounds[0], bounds[n - 1]
+    top = np.int32(largest >> np.uint32(19)) - np.int32(BINS - 1)
+    sort = n > LONGEST or gains.shape[0] > 0
+    if not sort:
+        for b in range(BINS + 1):
+            counts[b] = 0
+        for i in range(n):
+            counts[max((sizes[i] >> np.int32(19)) - top, np.int32(0)) + 1] += 1
+        sort = counts[1] > 64 + n // 4
+    if sort:
+        order = np.empty(n, np.int64)
+        for i in range(n):
+            order[i] = (np.int64(sizes[i]) << 32) | np.int64(i)
+        order.sort()
+        for rank in range(n):
+            i = order[rank] & np.int64(0xFFFFFFFF)
+            if np.int64(words[i]) >= bounds[rank]:
+                values[i] = np.float32(0.0)
+            elif gains.shape[0] > 0:
+                values[i] *= gains[rank]
+        return
+    for b in range(BINS):
+        counts[b + 1] += counts[b]
+    for i in range(n):
+        word = np.int64(words[i])
+        if word < lowest:
+            continue
+        if word < highest:
+            b = max((sizes[i] >> np.int32(19)) - top, np.int32(0))
+            if word < bounds[counts[b]]:
+                continue
+            if word < bounds[counts[b + 1] - 1] and word < bounds[_rank(sizes, n, i)]:
+                continue
+        values[i] = np.float32(0.0)
+
+
+@_kernel
+def rank_l1(rows, codes, n, row, unit, first, keys, bounds, gains, partial, bad):  # pragma: no cover - compiled
+    """partial[b, s] = (sum |delta_s|, sum |kept delta_s|) over part b of the tile, `unit` elements, in float64."""
+    base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int64)
+    for b in range(partial.shape[0]):
+        for s in range(1, rows.shape[0]):
+            before, after = 0.0, 0.0
+            for start in range(b * unit, min((b + 1) * unit, n), row):
+                bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
+                bad[s] += _decode(rows[s], codes[s], start, row, bits)
+                _subtract(values, base, row)
+                before += _l1(values, row)
+                if bounds[s - 1, 0] < np.int64(1) << 32:
+                    _words(first + start, row, keys[s - 1, 0], keys[s - 1, 1], words)
+                    _keep_by_rank(bits, row, words, bounds[s - 1], gains[s - 1], sizes, counts)
+                after += _l1(values, row)
+            partial[b, s - 1, 0], partial[b, s - 1, 1] = before, after
+
+
+@_part
+def _l1(values, n):  # pragma: no cover - compiled
+    """Sum of magnitudes in float64, in eight lanes."""
+    a0, a1, a2, a3, a4, a5, a6, a7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    whole = n // 8 * 8
+    for i in range(0, whole, 8):
+        a0 += abs(np.float64(values[i]))
+        a1 += abs(np.float64(values[i + 1]))
+        a2 += abs(np.float64(values[i + 2]))
+        a3 += abs(np.float64(values[i + 3]))
+        a4 += abs(np.float64(values[i + 4]))
+        a5 += abs(np.float64(values[i + 5]))
+        a6 += abs(np.float64(values[i + 6]))
+        a7 += abs(np.float64(values[i + 7]))
+    for i in range(whole, n):
+        a0 += abs(np.float64(values[i]))
+    return ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))
+
+
+@_kernel
+def rank_sum(
+    rows, codes, n, row, first, keys, bounds, gains, factors, weights, vote, normalize, scale, out, out_code, bad
+):  # pragma: no cover - compiled
+    """out = base + scale * sum_s w_s kept(delta_s) [sign agrees], as `sparse_sum`; bounds int64 [sources, row]."""
+    k = rows.shape[0] - 1
+    base_bits, decoded = np.empty(row, np.uint32), np.empty((k, row), np.uint32)
+    base = base_bits.view(np.float32)
+    ballot, total, share = np.empty(row, np.float32), np.empty(row, np.float32), np.empty(row, np.float32)
+    words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int64)
+    deltas = decoded.view(np.float32)
+    for start in range(0, n, row):
+        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
+        for s in range(k):
+            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, row, decoded[s])
+            _subtract(deltas[s], base, row)
+            if bounds[s, 0] < np.int64(1) << 32:
+                _words(first + start, row, keys[s, 0], keys[s, 1], words)
+                _keep_by_rank(decoded[s], row, words, bounds[s], gains[s], sizes, counts)
+        _elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, row)
+        _encode(base_bits, row, out, out_code, start)
+
+
+# ---------------------------------------------------------------- Gram matrices per row
+
+
+@_part
+def _clip(cosine):  # pragma: no cover - compiled
+    """Between -1 and 1; NaN stays."""
+    return 1.0 if cosine > 1.0 else (-1.0 if cosine < -1.0 else cosine)
+
+
+@_part
+def _slerp_pair(aa, ab, bb, t):  # pragma: no cover - compiled
+    """NuSLERP's coefficients of one row: `sphere.nuslerp_coefficients`."""
+    long_a, long_b = math.sqrt(aa), math.sqrt(bb)
+    length = (1e-7 if long_a < 1e-7 else long_a) * (1e-7 if long_b < 1e-7 else long_b)
+    cosine = _clip(ab / length)
+    if 1.0 - cosine * cosine <= 1e-12:
+        return 1.0 - t, t
+    angle = math.acos(cosine)
+    return math.sin((1.0 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+
+
+@_kernel
+def row_gram_sum(rows, codes, n, row, anchored, solver, t, out, out_code, bad):  # pragma: no cover - compiled
+    """out = sum_s c_s x_s row by row (anchored: base + sum c_s (x_s - base)), c from the row's Gram matrix; float64.
+
+    solver 0: NuSLERP at t. solver 1: Model Stock's ratio for every source.
+    """
+    first = 1 if anchored else 0
+    k = rows.shape[0] - first
+    bits, odd = np.empty(max(row, STEP), np.uint32), np.empty(max(row, STEP), np.uint32)
+    single = bits.view(np.float32)
+    base, values = np.zeros(row, np.float64), np.empty((k, row), np.float64)
+    gram = np.empty((k, k), np.float64)
+    total = np.empty(row, np.float64)
+    for start in range(0, n, row):
+        for s in range(rows.shape[0]):
+            into = base if s < first else values[s - first]
+            bad[s] += _decode(rows[s], codes[s], start, row, bits)
+            for i in range(row):
+                into[i] = np.float64(single[i])
+            if s >= first:
+                for i in range(row):
+                    into[i] -= base[i]
+        for a in range(k):
+            for b in range(a, k):
+                gram[a, b] = _dot(values[a], values[b], row)
+        total[:] = -0.0
+        if solver == 0:
+            c0, c1 = _slerp_pair(gram[0, 0], gram[0, 1], gram[1, 1], t)
+            for i in range(row):
+                total[i] = (total[i] + c0 * values[0, i]) + c1 * values[1, i]
+        else:
+            cosines, pairs = 0.0, 0
+            for a in range(k):
+                for b in range(a + 1, k):
+                    length = math.sqrt(gram[a, a]) * math.sqrt(gram[b, b])
+                    length = 1e-6 if length < 1e-6 else length
+                    cosines += _clip(gram[a, b] / length)
+                    pairs += 1
+            cosine = cosines / pairs
+            denominator = 1.0 + (k - 1) * cosine
+            ratio = 0.0 if abs(denominator) < 1e-6 else k * cosine / denominator
+            for s in range(k):
+                for i in range(row):
+                    total[i] += ratio / k * values[s, i]
+        if anchored:
+            for i in range(row):
+                total[i] += base[i]
+        for part in range(0, row, STEP):
+            m = min(STEP, row - part)
+            _narrow(total[part : part + m], m, out, out_code, start + part, bits, odd)
+
+
+@_part
+def _dot(x, y, n):  # pragma: no cover - compiled
+    """<x, y> in float64, in eight lanes."""
+    a0, a1, a2, a3, a4, a5, a6, a7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    whole = n // 8 * 8
+    for i in range(0, whole, 8):
+        a0 += x[i] * y[i]
+        a1 += x[i + 1] * y[i + 1]
+        a2 += x[i + 2] * y[i + 2]
+        a3 += x[i + 3] * y[i + 3]
+        a4 += x[i + 4] * y[i + 4]
+        a5 += x[i + 5] * y[i + 5]
+        a6 += x[i + 6] * y[i + 6]
+        a7 += x[i + 7] * y[i + 7]
+    for i in range(whole, n):
+        a0 += x[i] * y[i]
+    return ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))
+
+
+# ---------------------------------------------------------------- Arcee fusion: importance of every change
+
+
+@_kernel
+def row_divergences(rows, codes, n, row, found, bad):  # pragma: no cover - compiled
+    """found[r] = KL(softmax(row r of x_1) || softmax(row r of x_0)), 1e-8 added to both, in float64."""
+    base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    for start in range(0, n, row):
+        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
+        bad[1] += _decode(rows[1], codes[1], start, row, bits)
+        high_p, high_q = np.float64(values[0]), np.float64(base[0])
+        for i in range(row):
+            high_p, high_q = max(high_p, np.float64(values[i])), max(high_q, np.float64(base[i]))
+        sum_p, sum_q = 0.0, 0.0
+        for i in range(row):
+            sum_p += math.exp(np.float64(values[i]) - high_p)
+            sum_q += math.exp(np.float64(base[i]) - high_q)
+        total = 0.0
+        for i in range(row):
+            p = math.exp(np.float64(values[i]) - high_p) / sum_p + 1e-8
+            q = math.exp(np.float64(base[i]) - high_q) / sum_q + 1e-8
+            total += p * math.log(p / q)
+        found[start // row] = total
+
+
+@_kernel
+def importances(rows, codes, n, row, divergences, found, bad):  # pragma: no cover - compiled
+    """found[i] = |x_1 - x_0| times the divergence of the row, float32 [n]."""
+    base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    for start in range(0, n, row):
+        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
+        bad[1] += _decode(rows[1], codes[1], start, row, bits)
+        divergence = np.float32(divergences[start // row])
+        here = found[start : start + row]
+        for i in range(row):
+            here[i] = abs(values[i] - base[i]) * divergence
+
+
+@_kernel
+def threshold_sum(rows, codes, n, row, divergences, threshold, out, out_code, bad):  # pragma: no cover - compiled
+    """out = x_1 - x_0 added to x_0 where its importance is at least the threshold; float32."""
+    base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
+    base, values = base_bits.view(np.float32), bits.view(np.float32)
+    for start in range(0, n, row):
+        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
+        bad[1] += _decode(rows[1], codes[1], start, row, bits)
+        divergence = np.float32(divergences[start // row])
+        for i in range(row):
+            delta = values[i] - base[i]
+            base[i] = base[i] + (delta if abs(delta) * divergence >= threshold else np.float32(0.0))
+        _encode(base_bits, row, out, out_code, start)
