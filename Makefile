@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help venv demo test check bench docs lock clean
+.PHONY: help venv demo test check bench parity docs lock clean
 
 help:   ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -36,6 +36,10 @@ docs: venv  ## regenerate the generated pages
 
 bench: venv  ## speed and memory against mergekit, sd-mecha and the copy bound
 	$(BIN)/python benchmarks/speed/run.py
+
+parity: venv  ## every method and option against mergekit 0.1.5, number by number
+	$(BIN)/python benchmarks/speed/peers.py mergekit
+	$(BIN)/python benchmarks/parity/run.py
 
 lock: venv  ## write requirements.lock from the present .venv
 	$(BIN)/python -m pip freeze --exclude-editable --exclude eutectic > requirements.lock

@@ -11,7 +11,8 @@ from pathlib import Path
 
 LINEAR_WEIGHTS = (0.3, 0.25, 0.27, 0.18)
 TASK_WEIGHT = 0.3
-DENSITY = {"ties": 0.2, "dare_ties": 0.5}
+DENSITY = {"ties": 0.2, "dare_ties": 0.5, "breadcrumbs": 0.2, "della": 0.5}
+WEIGHTLESS = {"model_stock": True, "sce": True, "karcher": False}  # whether they take the base
 SLERP_T = 0.4
 
 
@@ -46,6 +47,10 @@ def merge(method: str, fine_tunes: int = 4) -> Merge:
         models = [("ft1", ""), ("ft2", "")]
         extra = ["base_model: ./ft1", f"parameters: {{t: {SLERP_T}}}"]
         return Merge(method, ("ft1", "ft2"), _document(method, models, extra), f"two models, t {SLERP_T}")
+    if method in WEIGHTLESS:
+        extra = ["base_model: ./base"] if WEIGHTLESS[method] else []
+        inputs = ("base", *experts) if extra else tuple(experts)
+        return Merge(method, inputs, _document(method, [(e, "") for e in experts], extra), "options as mergekit's")
     if method == "task_arithmetic":
         parameters, note = f"{{weight: {TASK_WEIGHT}}}", f"weight {TASK_WEIGHT}, lambda 1"
         extra = ["base_model: ./base", "parameters: {lambda: 1.0}"]
@@ -59,7 +64,10 @@ def merge(method: str, fine_tunes: int = 4) -> Merge:
     return Merge(method, ("base", *experts), _document(method, models, extra), note)
 
 
-METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
+METHODS = (
+    "linear", "task_arithmetic", "ties", "dare_ties", "slerp",
+    "breadcrumbs", "della", "model_stock", "sce", "karcher",
+)  # fmt: skip
 
 
 def write(folder: Path, wanted: Merge) -> Path:

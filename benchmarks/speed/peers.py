@@ -1,4 +1,4 @@
-"""The peers, each in a virtual environment of its own: `python benchmarks/speed/peers.py` builds them.
+"""The peers, each in a virtual environment of its own: `python benchmarks/speed/peers.py [NAME]` builds them.
 
 They run only as processes; nothing of theirs is imported or copied here. torch is installed first, so that the
 local CPU build is found and nothing with CUDA is pulled in.
@@ -54,6 +54,6 @@ def installed(interpreter: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for wanted in PEERS:
+    for wanted in sys.argv[1:] or PEERS:
         build(wanted)
         print(wanted, installed(python(wanted), REPORTED[wanted]))

@@ -54,7 +54,7 @@ def _rank(sizes, n, i):  # pragma: no cover - compiled
 
 
 @_part
-def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts):  # pragma: no cover - compiled
+def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts, ends):  # pragma: no cover - compiled
     """Zero the entries of a row whose word is not below bounds[rank]; multiply the others by gains[rank], if any.
 
     Most decisions follow from a histogram of magnitudes: only where the word lies between the bounds of the ends of
@@ -65,7 +65,6 @@ def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts):  # pragma: no c
         sizes[i] = np.int32(bits[i] & np.uint32(0x7FFFFFFF))
         largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
     values = bits.view(np.float32)
-    lowest, highest = bounds[0], bounds[n - 1]
     top = np.int32(largest >> np.uint32(19)) - np.int32(BINS - 1)
     sort = n > LONGEST or gains.shape[0] > 0
     if not sort:
@@ -86,19 +85,18 @@ def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts):  # pragma: no c
             elif gains.shape[0] > 0:
                 values[i] *= gains[rank]
         return
-    for b in range(BINS):
-        counts[b + 1] += counts[b]
+    at = np.int64(0)
+    for b in range(BINS):  # the bounds of the first and the last rank of every bin
+        count = counts[b + 1]
+        ends[b, 0], ends[b, 1] = bounds[min(at, n - 1)], bounds[max(at + count - 1, np.int64(0))]
+        at += count
     for i in range(n):
         word = np.int64(words[i])
-        if word < lowest:
-            continue
-        if word < highest:
-            b = max((sizes[i] >> np.int32(19)) - top, np.int32(0))
-            if word < bounds[counts[b]]:
-                continue
-            if word < bounds[counts[b + 1] - 1] and word < bounds[_rank(sizes, n, i)]:
-                continue
-        values[i] = np.float32(0.0)
+        b = max((sizes[i] >> np.int32(19)) - top, np.int32(0))
+        kept = word < ends[b, 0]
+        if (not kept) & (word < ends[b, 1]):  # one in a hundred
+            kept = word < bounds[_rank(sizes, n, i)]
+        values[i] = values[i] if kept else np.float32(0.0)
 
 
 @_kernel
@@ -107,6 +105,7 @@ def rank_l1(rows, codes, n, row, unit, first, keys, bounds, gains, partial, bad)
     base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
     base, values = base_bits.view(np.float32), bits.view(np.float32)
     words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int64)
+    ends = np.empty((BINS, 2), np.int64)
     for b in range(partial.shape[0]):
         for s in range(1, rows.shape[0]):
             before, after = 0.0, 0.0
@@ -117,7 +116,7 @@ def rank_l1(rows, codes, n, row, unit, first, keys, bounds, gains, partial, bad)
                 before += _l1(values, row)
                 if bounds[s - 1, 0] < np.int64(1) << 32:
                     _words(first + start, row, keys[s - 1, 0], keys[s - 1, 1], words)
-                    _keep_by_rank(bits, row, words, bounds[s - 1], gains[s - 1], sizes, counts)
+                    _keep_by_rank(bits, row, words, bounds[s - 1], gains[s - 1], sizes, counts, ends)
                 after += _l1(values, row)
             partial[b, s - 1, 0], partial[b, s - 1, 1] = before, after
 
@@ -151,6 +150,7 @@ def rank_sum(
     base = base_bits.view(np.float32)
     ballot, total, share = np.empty(row, np.float32), np.empty(row, np.float32), np.empty(row, np.float32)
     words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int64)
+    ends = np.empty((BINS, 2), np.int64)
     deltas = decoded.view(np.float32)
     for start in range(0, n, row):
         bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
@@ -159,7 +159,7 @@ def rank_sum(
             _subtract(deltas[s], base, row)
             if bounds[s, 0] < np.int64(1) << 32:
                 _words(first + start, row, keys[s, 0], keys[s, 1], words)
-                _keep_by_rank(decoded[s], row, words, bounds[s], gains[s], sizes, counts)
+                _keep_by_rank(decoded[s], row, words, bounds[s], gains[s], sizes, counts, ends)
         _elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, row)
         _encode(base_bits, row, out, out_code, start)
 

@@ -108,7 +108,7 @@ class Plan(Checkpoint):
         return len(self._by_name)
 
     def __repr__(self) -> str:
-        return f"Plan({self.kind} of {len(self.tree.leaves)} sources, {len(self)} tensors, {self.nbytes} bytes)"
+        return f"Plan({self.kind!r}, {len(self)} tensors, {self.nbytes} bytes)"
 
     @property
     def nbytes(self) -> int:
@@ -195,7 +195,7 @@ class Plan(Checkpoint):
             for tile in (MOST_TILE, MOST_TILE // 2, BLOCK):
                 buffers = self._buffers(threads, tile)
                 if buffers <= budget:
-                    cache = min(budget - buffers, budget * 3 // 8) if self.passes else 0
+                    cache = min(budget - buffers, budget * 5 // 16) if self.passes else 0
                     return Shape(threads, tile, buffers, cache)
         raise AssertionError("one thread and one block fit the floor")
 
