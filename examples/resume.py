@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import eutectic
-from eutectic.recipes.merge import Watcher
 from eutectic.zoo.digits import build_digits
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
@@ -22,7 +21,7 @@ recipe = {
 }
 
 
-class Impatient(Watcher):
+class Impatient(eutectic.Watcher):
     """Stops the merge after three tiles, as Ctrl-C or a power cut might."""
 
     tiles = 0

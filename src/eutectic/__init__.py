@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eutectic.methods import list_methods as list_methods
     from eutectic.methods.method import merge_method as merge_method
     from eutectic.methods.state_dicts import merge_state_dicts as merge_state_dicts
+    from eutectic.recipes.merge import Watcher as Watcher
     from eutectic.recipes.merge import merge as merge
     from eutectic.recipes.merge import plan as plan
     from eutectic.recipes.plan import Options as Options
@@ -36,6 +37,7 @@ _HOMES = {
     "Options": "recipes.plan",
     "Plan": "recipes.plan",
     "TensorRef": "weights.tensor_ref",
+    "Watcher": "recipes.merge",
     "list_methods": "methods",
     "merge": "recipes.merge",
     "merge_method": "methods.method",
@@ -50,6 +52,7 @@ __all__ = [
     "Options",
     "Plan",
     "TensorRef",
+    "Watcher",
     "list_methods",
     "merge",
     "merge_method",

@@ -99,6 +99,13 @@ def test_the_recipes_rebuild_the_models(
         assert cli("verify", left).exit_code == 0
 
 
+def test_quiet_prints_only_the_table(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    line = Line("base", "before", {"flip": 0.5}, 0.5, 0.01, {}, False)
+    monkeypatch.setattr("eutectic.zoo.demo.run_demo", lambda *args, **options: [line])
+    shown = cli("demo", "-q", "--out", tmp_path).stdout
+    assert [row.split()[0] for row in shown.splitlines()] == ["test", "base"]
+
+
 # --- in its way
 
 

@@ -74,7 +74,7 @@ def test_the_card(tmp_path: Path, make_model: Callable[..., Path]) -> None:
     front, text = front_of(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
     assert front["base_model"] == ["alpha", "beta"] and front["base_model_relation"] == "merge"
     assert "merge" in front["tags"] and front["library_name"] == "transformers"
-    assert "# Mélange: 1/2" in text and "# half and half" in text and "merged: 1 tensors, 4 parameters" in text
+    assert "# Mélange: 1/2" in text and "# half and half" in text and "merged: 1 tensor, 4 parameters" in text
     assert (tmp_path / "out" / "recipe.yaml").read_bytes() == recipe.read_bytes()
     assert out == tmp_path / "out"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from eutectic.errors import EutecticError, RecipeError
+from eutectic.errors import EutecticError, RecipeError, SourceError
 from eutectic.recipes.schema import load_recipe
 from eutectic.recipes.tree import Leaf, Merge, Tree, build_tree, check_parameters, expand
 
@@ -137,3 +137,13 @@ def test_faults_have_places(recipe: dict[str, Any], place: str, words: str) -> N
     with pytest.raises(EutecticError) as caught:
         load_recipe(recipe, check=check_parameters)
     assert f"recipe: {place}: " in str(caught.value) and words in str(caught.value)
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    """A name may be meant for a hub, or for another folder; an absolute path is neither."""
+    for absent, words in (
+        (str(tmp_path / "gone"), r"/gone: no such folder or file$"),
+        ("org/model", r"^org/model: no such folder or file in the current directory\. Names of a model hub are not"),
+    ):
+        with pytest.raises(SourceError, match=words):
+            tree_of({"merge_method": "linear", "models": sources(absent), "parameters": {"weight": 1}})

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eutectic.errors import FormatError
-from eutectic.weights.dtypes import BY_NAME, BY_TORCH, dtype_of
+from eutectic.errors import FormatError, SourceError
+from eutectic.weights.dtypes import BY_NAME, BY_TORCH, PACKED, dtype_of
 from eutectic.weights.files import SourceFile
 from eutectic.weights.safetensors import build_header, read_header, write_safetensors
 
@@ -206,6 +206,14 @@ def test_headers_that_are_none(tmp_path: Path, content: bytes, words: str) -> No
     (tmp_path / "m.safetensors").write_bytes(content)
     with pytest.raises(FormatError, match=words):
         read_header(SourceFile(tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize("label", sorted(PACKED))
+def test_types_narrower_than_a_byte_are_known_and_not_read(tmp_path: Path, label: str) -> None:
+    path = write_raw(tmp_path / "m.safetensors", {"w": entry(label, [4], 0, 3)}, bytes(3))
+    with pytest.raises(SourceError, match=f"'w': dtype {label} packs several numbers into a byte") as caught:
+        read_header(SourceFile(path))
+    assert not isinstance(caught.value, FormatError)  # the file is sound
 
 
 def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def demo(out: Path, seeds: int, force: bool, quiet: bool, as_json: bool) -> None
         emit_json("demo", {"out": str(out), "picture": str(picture), "rows": [vars(r) for r in results]})
         return
     views = list(results[0].views)
-    click.echo()
+    if not quiet:
+        click.echo()
     print_table(
         ("test accuracy, %", *(f">{view}" for view in views), ">mean", ">error", "tuned"),
         [
@@ -66,6 +67,8 @@ def demo(out: Path, seeds: int, force: bool, quiet: bool, as_json: bool) -> None
             for r in results
         ],
     )
+    if quiet:
+        return
     click.echo(
         f"\nStandard errors are over {over}. The tuned merges of all experts lie close together; what they show is\n"
         "one model that serves all views better than the base or any expert does, though no view as well as its expert."

@@ -28,8 +28,9 @@ __all__ = ["describe", "diff"]
 def diff(ctx: click.Context, a: Path, b: Path, values: bool, every_tensor: bool, as_json: bool) -> None:
     """Compare checkpoints A and B: names, shapes, types, config.json and values.
 
-    Each is a model folder or one weight file. Exits 0 when they are identical (bit by bit, and config.json
-    where both have one), 1 when they differ. Values are streamed; memory stays small for any size of model.
+    Each is a model folder, one weight file, or a recipe, which is merged as it is compared. Exits 0 when they
+    are identical (bit by bit, and config.json where both have one), 1 when they differ. Values are streamed;
+    memory stays small for any size of model.
 
     \b
     For tensors that differ:

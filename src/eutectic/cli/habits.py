@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,13 @@ SWITCHES = (
 )  # fmt: skip
 VALUES = ("--write-threads", "--transformers-cache", "--lora-merge-cache", "--lora-merge-dtype")
 GPU = ("--cuda", "--read-to-gpu", "--multi-gpu")
-EPILOG = (
+_EPILOG = (
     "From mergekit's habit these are accepted and change nothing: "
     + ", ".join((*SWITCHES, *VALUES))
     + ". Reading is always lazy, the tokenizer always copied, the card always written."
 )
+# wrapped here, and after \b left alone: click would break flags at their hyphens
+EPILOG = "\b\n" + "\n".join(textwrap.wrap(_EPILOG, 76, break_on_hyphens=False))
 
 
 def _note(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from eutectic import __version__
-from eutectic.cli.output import JSON_ASKED, emit_json, printable
+from eutectic.cli.interrupts import INTERRUPTED, allow, arm, leave, settle
+from eutectic.cli.output import JSON_ASKED, JSON_LINES, emit_event, emit_json, printable
 from eutectic.errors import EutecticError, RecipeError, nearest
 
 __all__ = ["COMMANDS", "main"]
@@ -45,7 +46,6 @@ Exit codes:
 """
 GARBAGE = 100_000  # importing makes many objects and no garbage: collecting at 700 costs a tenth of the start-up
 INTERNAL = 70
-INTERRUPTED = 130
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
@@ -78,13 +78,20 @@ class LazyGroup(click.Group):
         """Run the command; every exception ends here as a message and an exit code."""
         gc.set_threshold(GARBAGE)
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # a reader that has gone away shows now, not at interpreter exit
-            return result
+            try:
+                allow()
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # a reader that has gone away shows now, not at interpreter exit
+                return result
+            finally:
+                settle()
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
+            if JSON_LINES in ctx.meta:
+                report_json(ctx, {"type": "KeyboardInterrupt", "message": "interrupted", "exit_code": INTERRUPTED})
+            leave()
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             silence_stdout()
@@ -110,8 +117,19 @@ def fail(ctx: click.Context, error: Exception) -> NoReturn:
         report: dict[str, Any] = {"type": type(error).__name__, "message": message, "exit_code": code}
         if isinstance(error, RecipeError):
             report["problems"] = error.problems
-        emit_json(ctx.meta[JSON_ASKED], {"error": report})
+        report_json(ctx, report)
     ctx.exit(code)
+
+
+def report_json(ctx: click.Context, report: dict[str, Any]) -> None:
+    """Print an error as the command's JSON has it: as an object, or as the last event."""
+    try:
+        if JSON_LINES in ctx.meta:
+            emit_event(ctx.meta[JSON_ASKED], "error", {"error": report})
+        else:
+            emit_json(ctx.meta[JSON_ASKED], {"error": report})
+    except BrokenPipeError:  # the exit code still tells
+        silence_stdout()
 
 
 def silence_stdout() -> None:
@@ -136,4 +154,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    arm()
     main(prog_name="eutectic")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eutectic.cli.habits import EPILOG, mergekit_flags
-from eutectic.cli.output import emit_json, format_bytes, json_option
+from eutectic.cli.output import emit_event, emit_json, events_option, format_bytes, format_share, print_table
 from eutectic.cli.run_options import describe, run_options
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from eutectic.recipes.plan import Plan
+    from eutectic.recipes.profile import Profile
 
 __all__ = ["merge"]
 
@@ -28,13 +24,14 @@ __all__ = ["merge"]
 @run_options
 @click.option("--resume", is_flag=True, help="Continue a killed run; a finished OUT of this recipe is accepted.")
 @click.option("--force", is_flag=True, help="Replace OUT, and drop anything unfinished.")
-@click.option("--dry-run", is_flag=True, help="Only print the plan.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
+@click.option("--profile", "profiled", is_flag=True, help="Say where the time went.")
 @click.option("--no-fsync", is_flag=True, help="Do not flush to the disk before the final rename.")
 @click.option("--hash-sources", is_flag=True, help="Record the hash of every source file, not only of its header.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 @click.option("--verbose", "-v", count=True, help="Print the plan first.")
 @mergekit_flags
-@json_option
+@events_option
 def merge(
     recipe: Path,
     out: Path,
@@ -42,6 +39,7 @@ def merge(
     resume: bool,
     force: bool,
     dry_run: bool,
+    profiled: bool,
     no_fsync: bool,
     hash_sources: bool,
     quiet: bool,
@@ -53,79 +51,58 @@ def merge(
     RECIPE is a YAML file in mergekit's form, or the recipe.lock.json of an earlier merge, which rebuilds the
     same bytes. OUT appears only when it is whole; until then everything lies in OUT.partial.
     """
+    from eutectic.recipes.profile import Profile
+
+    profile = Profile() if profiled else None
+    from eutectic.cli.merge_watchers import Events, Screen
+    from eutectic.recipes.merge import check_merge
     from eutectic.recipes.merge import merge as run
-    from eutectic.recipes.merge import plan as foretell
     from eutectic.recipes.plan import Options
 
     chosen = Options(**options, fsync=not no_fsync, hash_sources=hash_sources)
     if dry_run:
-        made = foretell(recipe, chosen)
+        made = check_merge(recipe, out, chosen, resume=resume, force=force)
         emit_json("merge", {"dry_run": True, **made.to_json()}) if as_json else click.echo("\n".join(describe(made)))
         return
-    watcher = _watcher(quiet=quiet or as_json, verbose=verbose)
     begun = time.perf_counter()
+    watcher = Events() if as_json else Screen(quiet=quiet, verbose=verbose)
     try:
-        folder = run(recipe, out, chosen, resume=resume, force=force, watcher=watcher)
+        folder = run(recipe, out, chosen, resume=resume, force=force, watcher=watcher, profile=profile)
     finally:
         watcher.close()
     seconds = time.perf_counter() - begun
     made = watcher.plan
     if as_json:
-        done = {"out": str(folder), "seconds": round(seconds, 3), "already_finished": made is None}
-        emit_json("merge", done if made is None else {**done, "plan": made.to_json()})
+        done: dict[str, Any] = {"out": str(folder), "seconds": round(seconds, 3), "already_finished": made is None}
+        done |= {} if made is None else {"plan": made.to_json()}
+        emit_event("merge", "finished", done if profile is None else {**done, "profile": profile.to_json()})
     elif not quiet:
         if made is None:
             click.echo(f"{out} is this merge already, finished.")
         else:
             moved = made.bytes_read + made.nbytes
             rate = f"{format_bytes(int(moved / max(seconds, 1e-9)))}/s"
-            click.echo(f"{out}: {len(made)} tensors, {format_bytes(made.nbytes)} in {seconds:.1f} s ({rate})")
+            tensors = f"{len(made)} tensor{'s' if len(made) != 1 else ''}"
+            click.echo(f"{out}: {tensors}, {format_bytes(made.nbytes)} in {seconds:.1f} s ({rate})")
+        if profile is not None:
+            _print_profile(profile)
 
 
-def _watcher(*, quiet: bool, verbose: int) -> Any:
-    """A watcher that draws on stderr: a bar where that is a terminal, sentences elsewhere."""
-    from eutectic.recipes.merge import Watcher
+def _print_profile(profile: Profile) -> None:
+    """The stages of the run, and what its threads did in the tiles."""
+    from eutectic.recipes.profile import PHASES, STAGES
 
-    class Screen(Watcher):
-        def __init__(self) -> None:
-            self.plan: Plan | None = None
-            self.bar: Progress | None = None
-            self.advance: Callable[[int], None] = lambda nbytes: None
-
-        def planned(self, plan: Plan) -> None:
-            self.plan = plan
-            if verbose and not quiet:
-                click.echo("\n".join(describe(plan)), err=True)
-            if quiet or not sys.stderr.isatty():
-                return
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
-
-            columns = (
-                TextColumn("merging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-            )  # fmt: skip
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.bar.start()
-            task = self.bar.add_task("merging", total=sum(plan.input_bytes(s) + s.nbytes for s in plan.steps))
-            bar = self.bar
-            self.advance = lambda nbytes: bar.advance(task, nbytes)
-
-        def compiling(self) -> None:
-            if not quiet:
-                click.echo("Compiling the merge kernels for this machine; this happens once.", err=True)
-
-        def moved(self, nbytes: int) -> None:
-            self.advance(nbytes)
-
-        def close(self) -> None:
-            if self.bar is not None:
-                self.bar.stop()
-
-    return Screen()
+    found = profile.to_json()
+    wall, threads = found["wall"], len(found["threads"])
+    rows = [
+        (stage, f"{found['stages'][stage]:.3f}", format_share(found["stages"][stage] / wall), what)
+        for stage, what in STAGES.items()
+    ]
+    print_table(("stage", ">seconds", ">share", ""), [*rows, ("in all", f"{wall:.3f}", "100%", "")])
+    if threads:
+        rows = [
+            (phase, f"{found['phases'][phase]['seconds']:.3f}", format_share(found["phases"][phase]["share"]), what)
+            for phase, what in PHASES.items()
+        ]
+        title = f"In the tiles, summed over {threads} thread{'s' if threads != 1 else ''}"
+        print_table(("phase", ">seconds", ">share", ""), rows, title=title)

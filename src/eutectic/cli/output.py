@@ -15,25 +15,35 @@ from eutectic import __version__
 from eutectic.cli.sizes import SIZE, format_bytes, format_count, format_share, parse_size
 
 __all__ = [
-    "SIZE", "emit_json", "format_bytes", "format_count", "format_share", "json_option", "parse_size",
-    "print_fields", "print_table", "printable", "progress",
+    "SIZE", "emit_event", "emit_json", "events_option", "format_bytes", "format_count", "format_share", "json_option",
+    "parse_size", "print_fields", "print_table", "printable", "progress",
 ]  # fmt: skip
 
 SCHEMA = 1  # of the JSON envelope; raised when a field changes meaning or goes away
 JSON_ASKED = "eutectic.json"  # key in click's context.meta: the name of the command that was given --json
+JSON_LINES = "eutectic.json_lines"  # another key: that command prints events, one a line
 
 # ---------------------------------------------------------------- JSON
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """The flag ``--json`` (parameter `as_json`), known to the error handler, so that errors come as JSON too."""
+    return _json_option(function, "Print one JSON object instead of text.", lines=False)
 
+
+def events_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The flag ``--json`` of a command that takes its time: events instead of one object."""
+    return _json_option(function, "Print events instead, one JSON object a line.", lines=True)
+
+
+def _json_option(function: Callable[..., Any], help_text: str, *, lines: bool) -> Callable[..., Any]:
     def remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
         if value:
             ctx.meta[JSON_ASKED] = _command_of(ctx)
+        if value and lines:
+            ctx.meta[JSON_LINES] = True
         return value
 
-    help_text = "Print one JSON object instead of text."
     return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=remember, help=help_text)(function)
 
 
@@ -51,8 +61,16 @@ def emit_json(command: str, payload: Mapping[str, Any]) -> None:
 
     NaN and infinity, which JSON has no words for, become null.
     """
-    document = {"eutectic": __version__, "schema": SCHEMA, "command": command, **payload}
-    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
+    click.echo(json.dumps(_document(command, payload), indent=2, allow_nan=False))
+
+
+def emit_event(command: str, event: str, payload: Mapping[str, Any]) -> None:
+    """Print the same envelope with the key ``event`` on one line, at once."""
+    click.echo(json.dumps(_document(command, {"event": event, **payload}), allow_nan=False))
+
+
+def _document(command: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    return _finite({"eutectic": __version__, "schema": SCHEMA, "command": command, **payload})
 
 
 def _finite(value: Any) -> Any:

@@ -42,7 +42,7 @@ def build(family: str, folder: Path, seed: int, force: bool, quiet: bool, as_jso
     from eutectic.zoo import FAMILIES
 
     if family not in FAMILIES:
-        raise RecipeError(f"no family is called {family!r}{nearest(family, FAMILIES)}; see `eutectic zoo list`")
+        raise RecipeError(f"no family is called {family!r}{nearest(family, FAMILIES) or '; see `eutectic zoo list`'}")
     module, _, function = FAMILIES[family].builder.partition(":")
     talk = None if quiet or as_json else lambda line: click.echo(line, err=True)
     built = getattr(import_module(module), function)(folder, seed=seed, force=force, report=talk)

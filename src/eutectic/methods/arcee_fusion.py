@@ -44,9 +44,8 @@ def arcee_fusion(tensors: Sequence[torch.Tensor], *, base: torch.Tensor) -> torc
         tensors: exactly one, θ_1; base: θ0; δ = θ_1 - θ0.
 
     >>> import torch
-    >>> a = torch.tensor([0.0, 0.1, 0.0, 0.0, 4.0])
-    >>> arcee_fusion([a], base=torch.zeros(5))
-    tensor([0.0000, 0.1000, 0.0000, 0.0000, 4.0000])
+    >>> arcee_fusion([torch.tensor([1.0, 1.1, 1.2, 1.3, 9.0])], base=torch.ones(5))
+    tensor([1., 1., 1., 1., 9.])
     """
     import torch
 

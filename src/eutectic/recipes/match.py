@@ -172,7 +172,8 @@ def _listing(head: str, lines: list[str], cure: str = "") -> str:
 
 def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     merged = [step for step in steps if step.action == "merge"]
-    lines = [f"merged: {_tensors(merged)}, {sum(step.numel for step in merged):,} parameters"]
+    numbers = sum(step.numel for step in merged)
+    lines = [f"merged: {_tensors(merged)}, {numbers:,} parameter{'s' if numbers != 1 else ''}"]
     reasons = {
         "not a float": "copied from the reference model: not floating-point numbers",
         "unmatched": "copied from the reference model or the first source that has it: not in every source",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BY_CODE", "BY_NAME", "BY_TORCH", "DType", "dtype_of"]
+__all__ = ["BY_CODE", "BY_NAME", "BY_TORCH", "PACKED", "DType", "dtype_of"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ _TABLE = (
     DType("F8_E4M3FNUZ", "float8_e4m3fnuz", 1, 27, False, "|u1"),
     DType("F8_E5M2FNUZ", "float8_e5m2fnuz", 1, 28, False, "|u1"),
 )
+
+# Known to the format, and unsupported: several numbers share a byte, so that no element has an address.
+PACKED = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
 
 BY_NAME: dict[str, DType] = {d.name: d for d in _TABLE}
 BY_TORCH: dict[str, DType] = {d.torch: d for d in _TABLE}

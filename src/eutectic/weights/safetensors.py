@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eutectic.errors import FormatError, nearest
+from eutectic.errors import FormatError, SourceError, nearest
 from eutectic.weights.claims import MOST_DIMENSIONS, is_size, shown
-from eutectic.weights.dtypes import BY_NAME, DType
+from eutectic.weights.dtypes import BY_NAME, PACKED, DType
 from eutectic.weights.files import SourceFile
 from eutectic.weights.tensor_ref import StoredTensor
 
@@ -43,6 +43,7 @@ def read_header(file: SourceFile) -> Header:
     Raises:
         FormatError: anything that the format forbids: a header beyond the file, duplicate names, an unknown
             dtype, offsets that overlap, leave holes, or reach outside the file.
+        SourceError: a dtype that the format knows and this version does not read.
     """
     raw = _read_raw(file)
     entries = _parse_json(file, raw)
@@ -109,6 +110,11 @@ def _check_entry(file: SourceFile, name: str, entry: Any) -> tuple[DType, tuple[
         raise FormatError(f"{file.path}: {shown(name)} is not text that can be written; rename it") from None
     label, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     dtype = BY_NAME.get(label) if isinstance(label, str) else None
+    if isinstance(label, str) and label in PACKED:
+        raise SourceError(
+            f"{file.path}: {shown(name)}: dtype {label} packs several numbers into a byte, which this version "
+            "does not read; use the checkpoint from before quantisation"
+        )
     if dtype is None:
         hint = nearest(label, BY_NAME) if isinstance(label, str) else ""
         raise FormatError(f"{file.path}: {shown(name)}: unknown dtype {label!r:.80}{hint}")

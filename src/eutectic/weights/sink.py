@@ -108,8 +108,8 @@ class Sink:
         self._lock = threading.Lock()
         self._files: list[int] = []
         self._journal = -1
-        fresh = self._stage(fingerprint, resume)
         try:
+            fresh = self._stage(fingerprint, resume)
             self._open_shards(fresh)
             if not fresh:
                 self._trust_journal()
@@ -166,9 +166,15 @@ class Sink:
         for entry in self.staging.iterdir():
             if entry.name != JOURNAL:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        os.ftruncate(self._journal, 0)
+        self._cut_journal(0)
         self._append({"fingerprint": fingerprint})
         return True
+
+    def _cut_journal(self, nbytes: int) -> None:
+        try:
+            os.ftruncate(self._journal, nbytes)
+        except OSError as error:
+            raise self._explain(error, nbytes) from None
 
     def _append(self, entry: dict[str, str]) -> None:
         self._write(self._journal, memoryview(json.dumps(entry).encode() + b"\n"), None)
@@ -203,7 +209,7 @@ class Sink:
         entries = self._entries()
         whole = sum(len(json.dumps(entry)) + 1 for entry in entries)
         if whole < torn:
-            os.ftruncate(self._journal, whole)
+            self._cut_journal(whole)
         for entry in entries[1:]:
             name, digest = entry.get("tensor"), entry.get("digest")
             if name in self.tensors and digest and hash_range(self.runs(name)) == digest:
@@ -234,11 +240,20 @@ class Sink:
         try:
             while done < data.nbytes:
                 if offset is None:
-                    done += os.write(descriptor, data[done:])
+                    wrote = os.write(descriptor, data[done:])
                 else:
-                    done += os.pwrite(descriptor, data[done:], offset + done)
+                    wrote = os.pwrite(descriptor, data[done:], offset + done)
+                if wrote == 0:
+                    raise OSError(errno.EIO, "the file system takes no more bytes")
+                done += wrote
         except OSError as error:
             raise self._explain(error, data.nbytes) from None
+
+    def _flush(self, descriptor: int, nbytes: int) -> None:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise self._explain(error, nbytes) from None
 
     def _explain(self, error: OSError, nbytes: int) -> OutputError | ResourceError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -262,9 +277,9 @@ class Sink:
         for name, content in files.items():
             self._put(self.staging / name, content)
         if self.fsync:
-            for descriptor in self._files:
-                os.fsync(descriptor)
-            _sync_folder(self.staging)
+            for shard, descriptor in zip(self.shards, self._files, strict=True):
+                self._flush(descriptor, shard.nbytes)
+            self._sync_folder(self.staging)
         self._publish()
         # last: until then a resumed run finds its work, and the lock is held
         (self.out / JOURNAL).unlink(missing_ok=True)
@@ -280,7 +295,7 @@ class Sink:
         try:
             self._write(descriptor, memoryview(content), 0)
             if self.fsync:
-                os.fsync(descriptor)
+                self._flush(descriptor, len(content))
         finally:
             os.close(descriptor)
 
@@ -296,7 +311,18 @@ class Sink:
         except OSError as error:
             raise OutputError(f"{self.staging} cannot be renamed to {self.out}: {error.strerror}") from None
         if self.fsync:
-            _sync_folder(self.out.parent)
+            self._sync_folder(self.out.parent)
+
+    def _sync_folder(self, folder: Path) -> None:
+        """Flush a folder's names."""
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise self._explain(error, 0) from None
+        try:
+            self._flush(descriptor, 0)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Close every file; what is staged stays."""
@@ -304,11 +330,3 @@ class Sink:
             if descriptor >= 0:
                 os.close(descriptor)
         self._files, self._journal = [], -1
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -166,12 +166,17 @@ def _reuse(out: Path, seed: int, force: bool) -> Family | None:
         if foreign:  # a merge stored inside the family, or a mistaken path: not ours to delete
             raise OutputError(f"{out}: holds {foreign}, which is no part of a digits family; move it away first")
         return None
+    if not (out / "family.json").is_file():
+        raise OutputError(f"{out}: is not empty and holds no family; choose another folder")
     try:
         family = load_family(out)
     except (SourceError, VerificationError) as error:
-        raise OutputError(f"{error}. Choose another folder, or force a new build.") from None
+        raise OutputError(f"{error}. Choose another folder, or build anew with --force.") from None
     if family.seed != seed:
-        raise OutputError(f"{out}: holds the family of seed {family.seed}, not {seed}; choose another folder or force")
+        raise OutputError(
+            f"{out}: holds the family of seed {family.seed}, not {seed}; "
+            "choose another folder, or replace it with --force"
+        )
     return family
 
 
