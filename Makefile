@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help venv demo test check bench parity docs lock clean
+.PHONY: help venv demo test check fuzz bench parity docs lock clean
 
 help:   ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -24,12 +24,16 @@ demo: venv  ## build real experts, merge them, measure them, draw them (demo-out
 test: venv  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
-check: venv  ## lint, types, layers, documentation
+check: venv  ## lint, types, layers, documentation, half a minute of fuzzing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python tests/fuzz/run.py --seconds 5
+
+fuzz: venv  ## fuzz the readers of strangers' bytes for ten minutes
+	$(BIN)/python tests/fuzz/run.py --seconds 100
 
 docs: venv  ## regenerate the generated pages
 	$(BIN)/python docs/generate.py

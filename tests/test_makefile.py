@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMED = {"venv", "demo", "test", "check", "bench", "parity", "docs"}
+NAMED = {"venv", "demo", "test", "check", "fuzz", "bench", "parity", "docs"}
 
 
 @pytest.fixture(scope="module")

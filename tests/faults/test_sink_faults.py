@@ -1,4 +1,4 @@
-"""Faults under the sink, at every call in turn: OUT is absent or whole, the message a sentence, resume the same bytes."""
+"""Faults under the sink, at every call in turn: OUT is absent or whole, and resuming gives the same bytes."""
 
 from __future__ import annotations
 

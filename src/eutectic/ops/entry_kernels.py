@@ -13,7 +13,7 @@ from eutectic.ops.program import BLOCK
 
 __all__ = ["count_touched", "magmax", "nearswap", "sce_squares", "sce_sum", "touched_sum", "variances"]
 
-CODEC = "a62ddd3493896189"
+CODEC = "edb857a8707c2c6d"
 LANES = 64
 
 

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 STEP = 2048  # elements decoded at a time: 8 KB of float32 per input
+FOLD = 4  # rows of LANES that a Gram matrix holds in float64 at a time
 LANES = 64  # independent partial sums inside a block; a fixed order that the compiler can vectorise
 
 BF16, F16, F32, F64, E4M3, E5M2 = 0, 1, 2, 3, 4, 5  # codes of weights/dtypes.py, frozen into the kernels
@@ -275,6 +276,7 @@ def gram(rows, codes, n, anchored, partial, bad):  # pragma: no cover - compiled
     base = base_bits.view(np.float32).reshape((STEP // LANES, LANES))
     decoded = np.empty((k, STEP), np.uint32)
     values = decoded.view(np.float32).reshape((k, STEP // LANES, LANES))
+    wide = np.empty((k, FOLD, LANES), np.float64)  # converted once for all pairs; small enough for the nearest cache
     lanes = np.empty((k, k, LANES), np.float64)
     for b in range(partial.shape[0]):
         first, last = b * BLOCK, min((b + 1) * BLOCK, n)
@@ -287,18 +289,22 @@ def gram(rows, codes, n, anchored, partial, bad):  # pragma: no cover - compiled
                 bad[s + origin] += _decode(rows[s + origin], codes[s + origin], start, m, decoded[s])
                 decoded[s, m:] = np.uint32(0)
             base_bits[m:] = np.uint32(0)
-            for i in range(k):
-                for j in range(i, k):
-                    x, y, sums = values[i], values[j], lanes[i, j]
-                    if not anchored:
-                        for row in range(STEP // LANES):
+            for fold in range(0, STEP // LANES, FOLD):
+                for i in range(k):
+                    for row in range(FOLD):
+                        x, z, y = values[i, fold + row], base[fold + row], wide[i, row]
+                        if anchored:
                             for lane in range(LANES):
-                                sums[lane] += np.float64(x[row, lane]) * np.float64(y[row, lane])
-                        continue
-                    for row in range(STEP // LANES):
-                        for lane in range(LANES):
-                            z = np.float64(base[row, lane])
-                            sums[lane] += (np.float64(x[row, lane]) - z) * (np.float64(y[row, lane]) - z)
+                                y[lane] = np.float64(x[lane]) - np.float64(z[lane])
+                        else:
+                            for lane in range(LANES):
+                                y[lane] = np.float64(x[lane])
+                for i in range(k):
+                    for j in range(i, k):
+                        left, right, sums = wide[i], wide[j], lanes[i, j]
+                        for row in range(FOLD):
+                            for lane in range(LANES):
+                                sums[lane] += left[row, lane] * right[row, lane]
         for i in range(k):
             for j in range(i, k):
                 total = 0.0

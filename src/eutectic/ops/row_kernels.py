@@ -15,7 +15,7 @@ from eutectic.ops.kernels import STEP, _decode, _elect, _encode, _kernel, _narro
 
 __all__ = ["importances", "rank_l1", "rank_sum", "row_divergences", "row_gram_sum", "threshold_sum"]
 
-CODEC = "a62ddd3493896189"
+CODEC = "edb857a8707c2c6d"
 BINS = 256  # sixteen per binade, of the sixteen binades below a row's largest magnitude
 LONGEST = 8192  # longer rows are sorted
 EMPTY = np.int64(-1)

@@ -217,7 +217,7 @@ def parse_recipe(document: Document, *, check: Check | None = None) -> Recipe:
     recipe: Recipe | None = None
     if not problems:
         recipe, problems = _validate(document.data, document.folder)
-    if check is not None:
+    if check is not None and isinstance(document.data, dict):  # else there is nothing to look further into
         faulty = [loc for loc, _ in problems]
         readable = recipe or _validate(mended(document.data, faulty), document.folder)[0]
         found = [problem for loc, part in walk(readable) for problem in check(part, loc)] if readable else []
