@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help venv demo test check fuzz bench parity docs lock clean
+.PHONY: help venv demo test test-full check fuzz bench parity docs lock clean
 
 help:   ## list the targets
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
 venv: $(STAMP)  ## build .venv from the pinned lock file
 $(STAMP): requirements.lock pyproject.toml
@@ -23,6 +23,10 @@ demo: venv  ## build real experts, merge them, measure them, draw them (demo-out
 
 test: venv  ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+test-full: venv  ## the tests with a hundred kills, and ten minutes of fuzzing
+	EUTECTIC_KILLS=100 $(BIN)/python -m pytest -n 2
+	$(BIN)/python tests/fuzz/run.py --seconds 100
 
 check: venv  ## lint, types, layers, documentation, half a minute of fuzzing
 	$(BIN)/ruff check .

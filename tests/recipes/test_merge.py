@@ -29,7 +29,7 @@ from eutectic.weights.sink import JOURNAL, Sink, staging_of
 
 Contents = Callable[[Path], dict[str, bytes]]
 QUICK = Options(fsync=False)
-KILLS = 12
+KILLS = int(os.environ.get("EUTECTIC_KILLS", "12"))  # `make test-full` kills a hundred times
 
 
 def recipe_of(method: str, family: Mapping[str, Path], **parameters: Any) -> dict[str, Any]:
