@@ -53,7 +53,10 @@ def bars(results: dict, size: str) -> list[Bar]:
         return merges[method]["tools"][tool]["best"]
 
     def over_bound(method: str) -> float:
-        return (best(method, OURS) - tiny[method]["warm"]["best"]) / best(method, COPY_BOUND)
+        start = tiny[method]["warm"]["best"]
+        if best(method, OURS) < 1.5 * start:
+            raise KeyError("so small a family is all start-up")
+        return (best(method, OURS) - start) / best(method, COPY_BOUND)
 
     def rss(methods: tuple[str, ...]) -> float:
         return max(merges[m]["tools"][OURS]["rss_mb"] for m in methods if m in merges)
