@@ -119,7 +119,7 @@ def compiled_kernels() -> None:
     """Compile (or load) every kernel before the first test, so that no test sees the sentence about compiling."""
     from eutectic.ops.sparse_sum import SparseSum
     from eutectic.ops.weighted_sum import GramSum, WeightedSum
-    from eutectic.recipes.stream import rehearse
+    from eutectic.recipes.executors.local import rehearse
 
     rehearse(WeightedSum([1.0, 1.0]), 2)
     rehearse(GramSum(2, lambda gram: (0.5, 0.5)), 2)

@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", **several, default=list(peers.PEERS), help="mergekit, sd-mecha, or '' for none")
     parser.add_argument("--runs", type=int, default=3, help="rounds")
     parser.add_argument("--peer-runs", type=int, help="rounds in which the peers take part (default: all)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for ours and mergekit's (default: cpu)")
     cache = parser.add_mutually_exclusive_group()
     cache.add_argument("--warm", dest="cache", action="store_const", const="warm", default="warm")
     cache.add_argument("--cold", dest="cache", action="store_const", const="cold")
@@ -76,6 +77,7 @@ def main() -> None:
     results["load"]["end"] = machine.load()
     name = f"speed_{'_'.join(options.size)}_{machine.slug(machine.cpu_model())}_{results['date']}"
     name += "_cold" if options.cache == "cold" else ""
+    name += "" if options.device == "cpu" else f"_{options.device}"
     path = (REPORTS if options.report else WORK) / f"{name}.md"
     report.write(results, path)
     print(f"wrote {path.relative_to(BENCHMARKS.parent)}")
@@ -109,7 +111,7 @@ def one_method(options: argparse.Namespace, family: Path, wanted: merges.Merge) 
     """Every tool in turn, round after round; the last output of each stays on disk."""
     ours = [] if options.without_eutectic else [tools.OURS]
     if ours:
-        compile_kernels(wanted.method)
+        compile_kernels(wanted.method, options.device)
     measured: dict[str, list[runs.Run]] = {t: [] for t in (tools.COPY_BOUND, *ours, *options.peers)}
     folders = [family / name for name in wanted.inputs]
     load = machine.load()
@@ -124,19 +126,19 @@ def one_method(options: argparse.Namespace, family: Path, wanted: merges.Merge) 
     found = {}
     for tool, done in measured.items():
         out = runs.OUT / machine.slug(tool)
-        found[tool] = runs.summary(done) | {"command": tools.command(tool, wanted, out).shown}
+        found[tool] = runs.summary(done) | {"command": tools.command(tool, wanted, out, options.device).shown}
         if tool != tools.COPY_BOUND and "error" not in found[tool]:
             found[tool]["output"] = runs.check(out, family / wanted.inputs[0])
     return {"note": wanted.note, "load": load, "tools": found}
 
 
-def compile_kernels(method: str) -> None:
+def compile_kernels(method: str, device: str) -> None:
     """One untimed merge of the few-KB family, so that no timed run compiles."""
     tiny = WORK / "checkpoints" / "tiny"
     subprocess.run([sys.executable, SPEED / "checkpoints.py", "tiny"], check=True, stdout=subprocess.DEVNULL)
     merges.write(tiny, wanted := merges.merge(method))
     runs.fresh(runs.OUT / "tiny")
-    runs.measure(tools.command(tools.OURS, wanted, runs.OUT / "tiny"), tiny)
+    runs.measure(tools.command(tools.OURS, wanted, runs.OUT / "tiny", device), tiny)
 
 
 def one_run(
@@ -149,7 +151,7 @@ def one_run(
         runs.warm(folders)
     else:
         runs.cool(folders, options.drop_caches)
-    done = runs.measure(tools.command(tool, wanted, out), family)
+    done = runs.measure(tools.command(tool, wanted, out, options.device), family)
     what = (
         done.error
         or f"{done.wall:7.2f} s wall {done.cpu:7.2f} s CPU {done.rss_mb:6.0f} MB {done.anonymous_mb:6.0f} MB anonymous"

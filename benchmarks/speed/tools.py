@@ -23,7 +23,7 @@ class Command:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def command(tool: str, wanted: Merge, out: Path) -> Command:
+def command(tool: str, wanted: Merge, out: Path, device: str = "cpu") -> Command:
     """The command by which a tool makes this merge in OUT; the working folder is the family's."""
     recipe = f"{wanted.method}.yaml"
     if tool == COPY_BOUND:
@@ -31,11 +31,14 @@ def command(tool: str, wanted: Merge, out: Path) -> Command:
         return Command([*argv, *wanted.inputs], f"python -I -S copy_bound.py OUT {' '.join(wanted.inputs)}")
     if tool in (OURS, OURS_FSYNC):
         flags = [] if tool == OURS_FSYNC else ["--no-fsync"]
+        flags += [] if device == "cpu" else ["--device", device]
         shown = " ".join(["eutectic merge", recipe, "OUT", *flags])
         return Command([str(EUTECTIC), "merge", recipe, str(out), *flags], shown)
     if tool == "mergekit":
-        argv = [str(peers.environment(tool) / "bin" / "mergekit-yaml"), recipe, str(out)]
-        return Command(argv, f"HF_HUB_OFFLINE=1 mergekit-yaml {recipe} OUT", {"HF_HUB_OFFLINE": "1"})
+        flags = [] if device == "cpu" else ["--cuda"]
+        argv = [str(peers.environment(tool) / "bin" / "mergekit-yaml"), recipe, str(out), *flags]
+        shown = " ".join(["HF_HUB_OFFLINE=1 mergekit-yaml", recipe, "OUT", *flags])
+        return Command(argv, shown, {"HF_HUB_OFFLINE": "1"})
     if tool == "sd-mecha":
         files = [f"{folder}/model.safetensors" for folder in wanted.inputs]
         script = str(SPEED / "sd_mecha_merge.py")

@@ -7,7 +7,7 @@
     │   ├── FormatError              exit 4   the bytes of a file break its format
     │   └── NonFiniteError           exit 4   a source holds NaN or infinity
     ├── OutputError                  exit 5   the target exists, is read-only, locked or unfinished
-    ├── ResourceError                exit 6   memory budget below the floor, or too little disk
+    ├── ResourceError                exit 6   too little memory or disk; no such GPU or cluster
     ├── VerificationError            exit 7   bytes on disk differ from what was recorded
     └── MissingDependencyError       exit 8   an optional library is not installed
 
@@ -80,7 +80,7 @@ class OutputError(EutecticError):
 
 
 class ResourceError(EutecticError):
-    """The memory budget lies below the floor, or the disk has too little room."""
+    """The memory budget lies below the floor, the disk has too little room, or a GPU or cluster is not there."""
 
     exit_code = 6
 

@@ -15,7 +15,7 @@ SWITCHES = (
     "--safe-serialization", "--write-model-card", "--async-write", "--gpu-rich",
 )  # fmt: skip
 VALUES = ("--write-threads", "--transformers-cache", "--lora-merge-cache", "--lora-merge-dtype")
-GPU = ("--cuda", "--read-to-gpu", "--multi-gpu")
+GPU = ("--read-to-gpu", "--multi-gpu")
 _EPILOG = (
     "From mergekit's habit these are accepted and change nothing: "
     + ", ".join((*SWITCHES, *VALUES))
@@ -31,9 +31,8 @@ def _note(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
 
 
 def _refuse_gpu(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value and value != "cpu" and value != "auto":
-        given = f"{parameter.opts[0]} {value}" if isinstance(value, str) else parameter.opts[0]
-        raise click.UsageError(f"{given}: this version merges on the CPU only; leave the flag out", ctx)
+    if value:
+        raise click.UsageError(f"{parameter.opts[0]}: a merge takes one GPU; say --device cuda, or cuda:1", ctx)
 
 
 def mergekit_flags(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,4 +46,4 @@ def mergekit_flags(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option(flag, hidden=True, expose_value=False, callback=_note)(function)
     for flag in GPU:
         function = click.option(flag, is_flag=True, hidden=True, expose_value=False, callback=_refuse_gpu)(function)
-    return click.option("--device", hidden=True, expose_value=False, callback=_refuse_gpu)(function)
+    return function

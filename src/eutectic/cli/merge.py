@@ -53,6 +53,8 @@ def merge(
     """
     from eutectic.recipes.profile import Profile
 
+    if profiled and options["executor"] != "local":
+        raise click.UsageError("--profile measures this process, and a cluster merges in others; leave one of them out")
     profile = Profile() if profiled else None
     from eutectic.cli.merge_watchers import Events, Screen
     from eutectic.recipes.merge import check_merge

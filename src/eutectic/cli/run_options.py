@@ -27,6 +27,10 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--allow-mismatch", "--allow-crimes", is_flag=True, help="Copy tensors that not every source has.")
     @click.option("--allow-nonfinite", is_flag=True, help="Merge sources that hold NaN or infinity.")
     @click.option("--semantics-only", "torch_only", is_flag=True, help="Run the torch functions, not the kernels.")
+    @click.option("--device", default="cpu", help="cpu, or a GPU: cuda, cuda:1.", show_default=True)
+    @click.option("--cuda", is_flag=True, hidden=True, help="The same as --device cuda.")
+    @click.option("--executor", default="local", help="local, or a cluster: ray.", show_default=True)
+    @click.option("--address", metavar="HOST:PORT", help="Of the Ray cluster.  [default: the one that runs here]")
     @functools.wraps(function)
     def command(
         max_memory: int | None,
@@ -36,6 +40,10 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         allow_mismatch: bool,
         allow_nonfinite: bool,
         torch_only: bool,
+        device: str,
+        cuda: bool,
+        executor: str,
+        address: str | None,
         **rest: Any,
     ) -> Any:
         options: dict[str, Any] = {
@@ -44,6 +52,9 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "allow_mismatch": allow_mismatch,
             "allow_nonfinite": allow_nonfinite,
             "torch_only": torch_only,
+            "device": "cuda" if cuda and device in ("cpu", "auto") else "cpu" if device == "auto" else device,
+            "executor": executor,
+            "address": address,
         }
         if max_memory is not None:
             options["max_memory"] = max_memory
@@ -52,6 +63,14 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(options=options, **rest)
 
     return command
+
+
+def _where(plan: Plan) -> str:
+    """Who merges, where that is not the kernels in this process."""
+    if plan.options.on_gpu:
+        return f", in torch on {plan.options.device}"
+    cluster = f", on a Ray cluster, {len(plan.shards)} tasks" if plan.options.executor == "ray" else ""
+    return (", in torch" if plan.uses_torch else "") + cluster
 
 
 def describe(plan: Plan) -> list[str]:
@@ -72,7 +91,7 @@ def describe(plan: Plan) -> list[str]:
         f"  writes    {format_bytes(plan.disk)} in {len(shards)} file{'s' if len(shards) > 1 else ''}",
         f"  memory    {format_bytes(shape.buffers + shape.cache)} of buffers (budget "
         f"{format_bytes(options.max_memory)}), at most {format_bytes(plan.peak)} for the process",
-        f"  threads   {shape.threads}, tiles of {shape.tile:,} elements" + (", in torch" if plan.uses_torch else ""),
+        f"  threads   {shape.threads}, tiles of {shape.tile:,} elements" + _where(plan),
         f"  time      about {seconds:.1f} s ({origin})",
     ]
     lines += [f"  note      {note}" for note in plan.notes]

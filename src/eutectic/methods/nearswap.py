@@ -45,6 +45,7 @@ def nearswap(
     """
     import torch
 
-    step = torch.tensor(t, dtype=torch.float32).to(base.dtype)  # the kernel's parameter is float32, too
+    # the kernel's parameter is float32, too
+    step = torch.tensor(t, dtype=torch.float32, device=base.device).to(base.dtype)
     w = (step / (base - tensors[0]).abs().clamp(min=1e-6)).clamp(max=1.0)
     return w * tensors[0] + (1.0 - w) * base

@@ -88,7 +88,8 @@ def _merge(
 ) -> torch.Tensor:
     import torch
 
-    limit = torch.tensor(epsilon, dtype=torch.float32).to(base.dtype)  # the kernel's parameter is float32, too
+    # the kernel's parameter is float32, too
+    limit = torch.tensor(epsilon, dtype=torch.float32, device=base.device).to(base.dtype)
     deltas = [tensor - base for tensor in tensors]
     active = [delta.abs() > limit for delta in deltas]
     count = torch.zeros_like(base)
@@ -102,6 +103,6 @@ def _merge(
     alone = torch.ones_like(base)
     for mask in active:
         shared, own = int((mask & (count > 1)).sum()), int((mask & (count == 1)).sum())
-        factor = torch.tensor(touched_factors(shared, own, *gain), dtype=torch.float32)
+        factor = torch.tensor(touched_factors(shared, own, *gain), dtype=torch.float32, device=base.device)
         alone = torch.where(mask, factor.to(base.dtype), alone)
     return base + torch.where(count == 1, mean * alone, mean)

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from eutectic.errors import EutecticError, MethodError, NonFiniteError
+from eutectic.errors import NonFiniteError
 from eutectic.methods.method import Setting
 from eutectic.ops.program import Program, Tile
-from eutectic.ops.random import Draws
 from eutectic.recipes.match import Step
 from eutectic.recipes.profile import Clock
+from eutectic.recipes.semantics import check_inputs, merge_in_torch, nonfinite
 from eutectic.recipes.tree import Leaf, Merge, Node, Tree
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
 
-__all__ = ["Job", "Workspace", "arena_bytes", "row_dtype", "twin"]
+__all__ = ["Job", "Workspace", "arena_bytes", "check_range", "row_dtype", "twin"]
 
 F32, F64 = BY_NAME["F32"], BY_NAME["F64"]
 LARGEST_FINITE = {BY_NAME["F16"].code: 65504.0, BY_NAME["F8_E4M3"].code: 448.0, BY_NAME["F8_E5M2"].code: 57344.0}
@@ -71,24 +71,32 @@ class Job:
     def name_nonfinite(self, merge: Merge, tile: Tile) -> None:
         """Raise for the first non-finite input of a tile, naming source, tensor and position."""
         for at, node in enumerate(merge.inputs):
-            if not tile.bad[at]:
-                continue
-            dtype = row_dtype(node, self.step)
-            values = widen(tile.rows[at][: tile.n * dtype.size], dtype.name)
-            place = int(np.flatnonzero(~np.isfinite(values.astype(np.float64)))[0])
-            index = tuple(int(i) for i in np.unravel_index(tile.first + place, self.step.shape or (1,)))
-            name = node.label if isinstance(node, Leaf) else f"the inner {node.method.name}"
-            raise NonFiniteError(
-                f"{name}: {self.step.name!r} holds {values[place]} at {list(index)}. "
-                "Repair that source, or merge it as it is with --allow-nonfinite."
-            )
+            if tile.bad[at]:
+                dtype = row_dtype(node, self.step)
+                values = widen(tile.rows[at][: tile.n * dtype.size], dtype.name)
+                place = int(np.flatnonzero(~np.isfinite(values.astype(np.float64)))[0])
+                raise nonfinite(self.step, node, values[place], tile.first + place)
+
+
+def check_range(step: Step, first: int, out: np.ndarray, dtype: DType) -> None:
+    """Refuse results (bytes of `dtype`, from element `first`) that a narrow type turned into infinity or NaN."""
+    if dtype.code not in LARGEST_FINITE:
+        return
+    lost = ~np.isfinite(widen(out, dtype.name))
+    if lost.any():
+        at = np.unravel_index(first + int(lost.argmax()), step.shape or (1,))
+        raise NonFiniteError(
+            f"{step.name!r} at {[int(i) for i in at]}: the result does not fit {dtype}, whose largest "
+            f"number is {LARGEST_FINITE[dtype.code]:g}. Choose dtype: bfloat16 or float32, or accept it with "
+            "--allow-nonfinite."
+        )
 
 
 class Workspace:
-    """One thread's buffers: rows for the inputs of every merge, reused for every tile."""
+    """One thread's buffers: rows for the inputs of every merge, reused for every tile. Torch runs on `device`."""
 
-    def __init__(self, *, allow_nonfinite: bool = False, clock: Clock | None = None) -> None:
-        self.allow_nonfinite = allow_nonfinite
+    def __init__(self, *, allow_nonfinite: bool = False, device: str = "cpu", clock: Clock | None = None) -> None:
+        self.allow_nonfinite, self.device = allow_nonfinite, device
         self.clock = clock or Clock()
         self._arenas: dict[int, np.ndarray] = {}
         self._out = np.empty(0, dtype=np.uint8)
@@ -127,19 +135,8 @@ class Workspace:
         else:
             self._combine_in_torch(job, merge, tile, out, dtype)
         self.check(job, merge, tile)
-        if dtype.code in LARGEST_FINITE and not self.allow_nonfinite:
-            self._check_range(job, tile, out, dtype)
-
-    def _check_range(self, job: Job, tile: Tile, out: np.ndarray, dtype: DType) -> None:
-        """Refuse results that a narrow type turned into infinity or NaN."""
-        lost = ~np.isfinite(widen(out, dtype.name))
-        if lost.any():
-            at = np.unravel_index(tile.first + int(lost.argmax()), job.step.shape or (1,))
-            raise NonFiniteError(
-                f"{job.step.name!r} at {[int(i) for i in at]}: the result does not fit {dtype}, whose largest "
-                f"number is {LARGEST_FINITE[dtype.code]:g}. Choose dtype: bfloat16 or float32, or accept it with "
-                "--allow-nonfinite."
-            )
+        if not self.allow_nonfinite:
+            check_range(job.step, tile.first, out, dtype)
 
     def check(self, job: Job, merge: Merge, tile: Tile) -> None:
         """Refuse non-finite inputs unless they are allowed."""
@@ -161,39 +158,14 @@ class Workspace:
     def _combine_in_torch(self, job: Job, merge: Merge, tile: Tile, out: np.ndarray, dtype: DType) -> None:
         import torch
 
-        from eutectic.ops.rounding import round_once
-
-        step, shape = job.step, (tile.n,)
-        if step.shape and merge.method.scope != "element":
-            shape = (tile.n // max(1, step.numel // step.shape[0]), *step.shape[1:])
         tensors = []
         for at, node in enumerate(merge.inputs):
-            source = row_dtype(node, step)
-            raw = torch.from_numpy(tile.rows[at][: tile.n * source.size])
-            tensors.append(raw.view(getattr(torch, source.torch)).reshape(shape))
-            wide = tensors[-1] if source is F64 else tensors[-1].float()
-            tile.bad[at] = int(not torch.isfinite(wide).all())
-        base = tensors.pop(0) if merge.base is not None else None
-        draws = Draws(merge.seed, step.name, tile.first)
-        with torch.no_grad():
-            merged = _apply(merge, tensors, base, draws, f"{step.name!r} {list(step.shape)}")
-            if not isinstance(merged, torch.Tensor) or tuple(merged.shape) != shape:
-                got = f"shape {list(merged.shape)}" if isinstance(merged, torch.Tensor) else type(merged).__name__
-                raise MethodError(f"{merge.method.name} returned {got} for {step.name!r}, not shape {list(shape)}")
-            if not (self.allow_nonfinite or tile.bad.any() or torch.isfinite(merged).all()):
-                raise NonFiniteError(
-                    f"{step.name!r}: {merge.method.name} made NaN or infinity of finite sources; "
-                    "--allow-nonfinite accepts it"
-                )
-            narrow = round_once(merged, getattr(torch, dtype.torch)).contiguous()
-        out[:] = narrow.reshape(-1).view(torch.uint8).numpy()
-
-
-def _apply(merge: Merge, tensors: list[Any], base: Any, draws: Draws, where: str) -> Any:
-    """The method's function; what it raises names the method and the tensor, for it may be a plug-in's fault."""
-    try:
-        return merge.method.apply(tensors, base, merge.parameters, draws)
-    except (EutecticError, MemoryError):
-        raise
-    except Exception as error:
-        raise MethodError(f"{merge.method.name} failed on {where}: {type(error).__name__}: {error}") from error
+            source = row_dtype(node, job.step)
+            raw = torch.from_numpy(tile.rows[at][: tile.n * source.size]).to(self.device)
+            tensors.append(raw.view(getattr(torch, source.torch)))
+        if not self.allow_nonfinite:
+            check_inputs(merge, job.step, tensors, tile.first)
+        merged = merge_in_torch(
+            merge, job.step, tensors, tile.first, getattr(torch, dtype.torch), check=not self.allow_nonfinite
+        )
+        out[:] = merged.view(torch.uint8).cpu().numpy()

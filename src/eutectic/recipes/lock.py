@@ -47,6 +47,7 @@ class LockedOptions(_Strict):
     allow_mismatch: bool
     allow_nonfinite: bool
     torch_only: bool
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class LockedOutput(_Strict):

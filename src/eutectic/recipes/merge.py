@@ -7,18 +7,20 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from eutectic.errors import OutputError, RecipeError, SourceError, VerificationError
+from eutectic.recipes.executors import Executor, make_executor
 from eutectic.recipes.lock import Lock, is_lock, load_lock
 from eutectic.recipes.plan import Options, Plan, make_plan
 from eutectic.recipes.profile import Clock, Profile
 from eutectic.recipes.provenance import LOCK, fingerprint, lock_document, side_files
 from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe, load_recipe
+from eutectic.recipes.semantics import one_thread
 from eutectic.recipes.tree import check_parameters
 from eutectic.recipes.yaml_text import dump_yaml
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
@@ -34,6 +36,7 @@ LOCKED = {
     "allow_mismatch": "--allow-mismatch",
     "allow_nonfinite": "--allow-nonfinite",
     "torch_only": "--semantics-only",
+    "device": "--device",
 }  # options that a lock file fixes, and their flags
 COMPILING_AFTER = 2.5  # seconds: loading compiled kernels takes less even on a busy machine, compiling them more
 
@@ -69,7 +72,10 @@ def _plan(recipe: Recipe, lock: Lock | None, options: Options) -> Plan:
     if lock is None:
         return make_plan(recipe, options)
     _check_options(options, lock)
-    made = make_plan(recipe, replace(options, **lock.options.model_dump()))
+    locked = lock.options.model_dump()
+    if options.device_kind == lock.options.device:
+        del locked["device"]  # which GPU of that kind is left to the caller
+    made = make_plan(recipe, replace(options, **locked))
     _check_sources(made, lock)
     return made
 
@@ -80,6 +86,7 @@ def _check_options(options: Options, lock: Lock) -> None:
     problems = []
     for name, flag in LOCKED.items():
         asked, then = getattr(options, name), getattr(lock.options, name)
+        asked = options.device_kind if name == "device" else asked
         if asked not in (defaults[name], then):
             was, now = (str(value).lower() for value in (then, asked))
             problems.append(f"{flag}: {name} was {was} when the lock file was made, not {now}")
@@ -129,22 +136,22 @@ def merge(
     watcher.planned(made)
     expected = lock.output.tensors if lock is not None else None
     shards = made.shards
-    sink = Sink(ready.out, made.steps, shards, ready.mark, resume=resume, force=force, fsync=made.options.fsync)
-    try:
+    with closing(make_executor(made, watcher.moved, profile)) as executor, closing(
+        Sink(ready.out, made.steps, shards, ready.mark, resume=resume, force=force, fsync=made.options.fsync)
+    ) as sink:  # fmt: skip
         clock.enter("kernels")
         _load_kernels(made, watcher)
         clock.enter("tiles")
-        _run(made, sink, watcher, profile)
+        _run(made, executor, sink, watcher)
         clock.enter("finish")
         if expected is not None:
             _compare(sink.digests, expected, sink.staging)
         _check_unchanged(made)
         files = side_files(made, shards, text)
         files[LOCK] = _json(lock_document(made, sink.digests, files, text))
-        return sink.finish(files)
-    finally:
-        sink.close()
-        clock.enter("")
+        folder = sink.finish(files)
+    clock.enter("")
+    return folder
 
 
 def check_merge(
@@ -164,6 +171,7 @@ def check_merge(
     made = plan(recipe, options, **changes)
     ready = _prepare(made, out, resume=resume, force=force)
     if not ready.finished:
+        make_executor(made, Watcher().moved, None).close()
         _check_staged(staging_of(ready.out), ready.mark, resume=resume, force=force)
     return made
 
@@ -209,27 +217,24 @@ def _check_staged(staging: Path, mark: str, *, resume: bool, force: bool) -> Non
 
 
 def _load_kernels(made: Plan, watcher: Watcher) -> None:
-    from eutectic.recipes.stream import rehearse
+    from eutectic.recipes.executors.local import rehearse
 
-    with _one_thread(made.uses_torch), _told(watcher):
+    if made.options.executor != "local" and not made.wide:
+        return  # no tile is merged in this process
+    with one_thread(made.uses_torch), _told(watcher):
         for merge_ in made.tree.merges:
             program = next((kind.programs[merge_.index] for kind in made.kinds if merge_.index in kind.programs), None)
             if program is not None:
                 rehearse(program, len(merge_.inputs))
 
 
-def _run(made: Plan, sink: Sink, watcher: Watcher, profile: Profile | None) -> None:
-    from eutectic.recipes.stream import Stream
-
-    with _one_thread(made.uses_torch):
-        begun = time.perf_counter()
-        todo = sum(step.nbytes for step in made.steps if step.name not in sink.digests)
-        watcher.moved(2 * (made.nbytes - todo))
-        Stream(made, sink, watcher.moved, profile).run()
-        if todo == made.nbytes:
-            Rates.load().record(
-                made.kind, made.shape.threads, made.bytes_read + made.nbytes, time.perf_counter() - begun
-            )
+def _run(made: Plan, executor: Executor, sink: Sink, watcher: Watcher) -> None:
+    begun = time.perf_counter()
+    todo = sum(step.nbytes for step in made.steps if step.name not in sink.digests)
+    watcher.moved(2 * (made.nbytes - todo))
+    executor.run(sink)
+    if todo == made.nbytes:
+        Rates.load().record(made.kind, made.shape.threads, made.bytes_read + made.nbytes, time.perf_counter() - begun)
 
 
 @contextmanager
@@ -242,22 +247,6 @@ def _told(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def _one_thread(uses_torch: bool) -> Iterator[None]:
-    """torch's own threads off: the tiles are the parallelism."""
-    if not uses_torch:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _read(recipe: RecipeLike) -> tuple[Recipe, Lock | None]:

@@ -21,38 +21,25 @@ from eutectic.errors import MethodError, OutputError, ResourceError
 from eutectic.ops.program import BLOCK, Program
 from eutectic.recipes.compute import arena_bytes, twin
 from eutectic.recipes.match import Account, Step, match_tensors
+from eutectic.recipes.options import DEFAULT_MEMORY, Options
 from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe
 from eutectic.recipes.tree import Leaf, Tree, build_tree, expand
 from eutectic.weights.checkpoint import Checkpoint
-from eutectic.weights.sink import DEFAULT_SHARD_BYTES, Shard, split_into_shards, staging_of
+from eutectic.weights.sink import Shard, split_into_shards, staging_of
 
 if TYPE_CHECKING:
     from eutectic.recipes.planned import PlannedTensor
 
 __all__ = ["DEFAULT_MEMORY", "Options", "Plan", "make_plan", "passes_of"]
 
-DEFAULT_MEMORY = 256 << 20
 MOST_TILE = 4 * BLOCK
+MOST_SPAN = 256 * BLOCK  # elements that a GPU merges at a time, where the method lets them be cut
+MOST_PINNED, LEAST_PINNED = 32 << 20, 1 << 20  # bytes of one buffer between host and device
 JOBS_AHEAD = 2  # tensors that may be under way at once
 PROCESS_BYTES = 225 << 20  # interpreter, numpy and kernels, measured on a first run, which compiles (else 170)
 TORCH_BYTES = 450 << 20  # the same with torch loaded
 STEP_BYTES = 4096  # bookkeeping per tensor of the result
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run a merge; none of these but `seed`, `allow_mismatch` and `shard_bytes` changes a byte of it."""
-
-    max_memory: int = DEFAULT_MEMORY
-    threads: int | None = None
-    seed: int | None = None
-    shard_bytes: int = DEFAULT_SHARD_BYTES
-    allow_mismatch: bool = False
-    allow_nonfinite: bool = False
-    torch_only: bool = False
-    fsync: bool = True
-    hash_sources: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +111,8 @@ class Plan(Checkpoint):
         """The fast twins that run for one tensor, by the index of their merge."""
         if step.action == "copy":
             return {}
-        found = {m.index: twin(m, step, torch_only=self.options.torch_only) for m in self.tree.merges}
+        torch_only = self.options.torch_only or self.options.on_gpu
+        found = {m.index: twin(m, step, torch_only=torch_only) for m in self.tree.merges}
         return {index: program for index, program in found.items() if program is not None}
 
     def _check_model_scope(self) -> None:
@@ -136,7 +124,8 @@ class Plan(Checkpoint):
                 if kind.step.action == "merge" and merge.index not in kind.programs:
                     raise MethodError(
                         f"{merge.method.name} over the whole model runs in the kernels only, and {kind.step.name} "
-                        "cannot (float64 sources, --semantics-only, or a method without a fast twin); use scope: tensor"
+                        "cannot (float64 sources, --semantics-only, --device cuda, or a method without a fast twin); "
+                        "use scope: tensor"
                     )
 
     # ------------------------------------------------------------------ memory
@@ -181,7 +170,30 @@ class Plan(Checkpoint):
         largest = max((self._thread_bytes(kind, tile) for kind in self.kinds), default=0)
         return threads * (largest + JOBS_AHEAD * self.scratch_bytes())
 
+    def device_bytes(self, step: Step) -> int:
+        """Bytes that a tensor takes on a GPU: two spans of raw inputs and results, float32 copies and temporaries."""
+        if step.action == "copy":
+            return 0
+        elements = self.tile_of(step, MOST_SPAN, {})
+        widest = max(len(merge.inputs) for merge in self.tree.merges)
+        return 2 * arena_bytes(self.tree, step, elements) + elements * 4 * 3 * (widest + 2)
+
+    def _cut_for_gpu(self) -> Shape:
+        """Two pinned buffers a thread: one towards the device, one back."""
+        budget, threads = self.options.max_memory, self.options.threads or len(os.sched_getaffinity(0))
+        threads = max(1, min(threads, budget // (2 * LEAST_PINNED)))
+        pinned = min(MOST_PINNED, budget // (2 * threads) // LEAST_PINNED * LEAST_PINNED)
+        if not pinned:
+            floor = 2 * LEAST_PINNED
+            raise ResourceError(
+                f"a budget of {budget:,} bytes is below the floor of {floor:,} bytes that two buffers need; "
+                f"raise --max-memory to at least {-(-floor >> 20)}MiB"
+            )
+        return Shape(threads, MOST_SPAN, 2 * threads * pinned, 0)
+
     def _cut(self) -> Shape:
+        if self.options.on_gpu:
+            return self._cut_for_gpu()
         budget = self.options.max_memory
         floor = self._buffers(1, BLOCK)
         if budget < floor:
@@ -272,6 +284,8 @@ class Plan(Checkpoint):
     def kind(self) -> str:
         """What the rate is measured for: the methods involved, inner ones first."""
         names = "+".join(dict.fromkeys(merge.method.name for merge in self.tree.merges))
+        if self.options.executor != "local" or self.options.on_gpu:
+            return f"{self.options.device_kind if self.options.on_gpu else self.options.executor}:{names}"
         return f"torch:{names}" if self.uses_torch else names
 
     @cached_property
@@ -344,6 +358,8 @@ class Plan(Checkpoint):
             "seconds": round(seconds, 3),
             "rate": origin,
             "torch": self.uses_torch,
+            "device": self.options.device,
+            "executor": self.options.executor,
             "notes": self.notes,
             "licence": self.licence_warning,
         }

@@ -29,7 +29,7 @@ class PlannedTensor(TensorRef):
         if self.step.action == "copy":
             self.step.origin.read_into(buffer, start, stop)
             return
-        worker = Workspace(allow_nonfinite=self.plan.options.allow_nonfinite)
+        worker = Workspace(allow_nonfinite=self.plan.options.allow_nonfinite, device=self.plan.options.device)
         job = self._solved(worker)
         size = self.dtype.size
         tile = self.plan.tile_of(self.step, self.plan.shape.tile, job.programs)
@@ -43,7 +43,7 @@ class PlannedTensor(TensorRef):
             ]
 
     def _solved(self, worker: Workspace) -> Job:
-        from eutectic.recipes.stream import solve_one
+        from eutectic.recipes.executors.local import solve_one
 
         with self.plan.lock:
             if self._job is None:

@@ -123,7 +123,7 @@ def fingerprint(plan: Plan) -> str:
         eutectic.__version__,
         plan.expanded,
         source_records(plan),
-        [plan.tree.root.seed, options.shard_bytes, options.allow_mismatch, options.torch_only],
+        [plan.tree.root.seed, options.shard_bytes, options.allow_mismatch, options.torch_only, options.device_kind],
     ]
     return digest.hash_bytes(json.dumps(depends, sort_keys=True).encode())
 
@@ -146,6 +146,7 @@ def lock_document(
             "allow_mismatch": options.allow_mismatch,
             "allow_nonfinite": options.allow_nonfinite,
             "torch_only": options.torch_only,
+            "device": options.device_kind,
         },
         "versions": _versions(plan),
         "output": {

@@ -25,7 +25,17 @@ from eutectic.weights.dtypes import DType
 from eutectic.weights.exchange import exchange_folders
 from eutectic.weights.safetensors import build_header
 
-__all__ = ["DEFAULT_SHARD_BYTES", "Shard", "Sink", "split_into_shards", "staging_of"]
+__all__ = [
+    "DEFAULT_SHARD_BYTES",
+    "Shard",
+    "Sink",
+    "Written",
+    "explain",
+    "read_runs",
+    "split_into_shards",
+    "staging_of",
+    "write_at",
+]
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 JOURNAL = ".journal"
@@ -77,6 +87,44 @@ def split_into_shards(tensors: Sequence[Written], most_bytes: int = DEFAULT_SHAR
 def staging_of(out: Path) -> Path:
     """The folder that an unfinished `out` lives in."""
     return out.with_name(out.name + ".partial")
+
+
+def explain(error: OSError, nbytes: int, staging: Path) -> OutputError | ResourceError:
+    """A failed write in words: what failed where, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceError(
+            f"no room left while writing {nbytes:,} bytes under {staging} ({error.strerror}). "
+            "Free some space, then run the same command with --resume."
+        )
+    return OutputError(f"writing under {staging} failed: {error.strerror}; --resume continues once mended")
+
+
+def write_at(descriptor: int, data: memoryview, offset: int | None, staging: Path) -> None:
+    """Write all of `data` at `offset` (None: at the end), however many calls it takes."""
+    done = 0
+    try:
+        while done < data.nbytes:
+            if offset is None:
+                wrote = os.write(descriptor, data[done:])
+            else:
+                wrote = os.pwrite(descriptor, data[done:], offset + done)
+            if wrote == 0:
+                raise OSError(errno.EIO, "the file system takes no more bytes")
+            done += wrote
+    except OSError as error:
+        raise explain(error, data.nbytes, staging) from None
+
+
+def read_runs(descriptor: int, offset: int, nbytes: int) -> Iterator[memoryview]:
+    """The bytes of a tensor that starts at `offset`, in runs of whole pieces."""
+    buffer = bytearray(RUN)
+    while nbytes:
+        run = memoryview(buffer)[: min(RUN, nbytes)]
+        count = os.preadv(descriptor, [run], offset)
+        if count == 0:
+            return
+        yield run[:count]
+        offset, nbytes = offset + count, nbytes - count
 
 
 class Sink:
@@ -174,7 +222,7 @@ class Sink:
         try:
             os.ftruncate(self._journal, nbytes)
         except OSError as error:
-            raise self._explain(error, nbytes) from None
+            raise explain(error, nbytes, self.staging) from None
 
     def _append(self, entry: dict[str, str]) -> None:
         self._write(self._journal, memoryview(json.dumps(entry).encode() + b"\n"), None)
@@ -200,7 +248,7 @@ class Sink:
                 self._files.append(descriptor)
                 os.ftruncate(descriptor, shard.nbytes)
             except OSError as error:
-                raise self._explain(error, shard.nbytes) from None
+                raise explain(error, shard.nbytes, self.staging) from None
             if fresh or os.pread(descriptor, len(shard.header), 0) != shard.header:
                 self._write(descriptor, memoryview(shard.header), 0)
 
@@ -218,15 +266,7 @@ class Sink:
     def runs(self, name: str) -> Iterator[memoryview]:
         """What is written of a tensor so far, read back in runs of whole pieces."""
         at, offset = self._place[name]
-        buffer = bytearray(RUN)
-        left = self.tensors[name].nbytes
-        while left:
-            run = memoryview(buffer)[: min(RUN, left)]
-            count = os.preadv(self._files[at], [run], offset)
-            if count == 0:
-                return
-            yield run[:count]
-            offset, left = offset + count, left - count
+        return read_runs(self._files[at], offset, self.tensors[name].nbytes)
 
     # ------------------------------------------------------------------ writing
 
@@ -236,32 +276,13 @@ class Sink:
         self._write(self._files[at], data, offset + start)
 
     def _write(self, descriptor: int, data: memoryview, offset: int | None) -> None:
-        done = 0
-        try:
-            while done < data.nbytes:
-                if offset is None:
-                    wrote = os.write(descriptor, data[done:])
-                else:
-                    wrote = os.pwrite(descriptor, data[done:], offset + done)
-                if wrote == 0:
-                    raise OSError(errno.EIO, "the file system takes no more bytes")
-                done += wrote
-        except OSError as error:
-            raise self._explain(error, data.nbytes) from None
+        write_at(descriptor, data, offset, self.staging)
 
     def _flush(self, descriptor: int, nbytes: int) -> None:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            raise self._explain(error, nbytes) from None
-
-    def _explain(self, error: OSError, nbytes: int) -> OutputError | ResourceError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return ResourceError(
-                f"no room left while writing {nbytes:,} bytes under {self.staging} ({error.strerror}). "
-                "Free some space, then run the same command with --resume."
-            )
-        return OutputError(f"writing under {self.staging} failed: {error.strerror}; --resume continues once mended")
+            raise explain(error, nbytes, self.staging) from None
 
     def complete(self, name: str, digest: str) -> None:
         """Record that every byte of a tensor is written."""
@@ -291,7 +312,7 @@ class Sink:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise self._explain(error, len(content)) from None
+            raise explain(error, len(content), self.staging) from None
         try:
             self._write(descriptor, memoryview(content), 0)
             if self.fsync:
@@ -318,7 +339,7 @@ class Sink:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise self._explain(error, 0) from None
+            raise explain(error, 0, self.staging) from None
         try:
             self._flush(descriptor, 0)
         finally:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from eutectic.ops.program import BLOCK, Program, Reduction, Tile
 from eutectic.recipes.compute import Job, Workspace
+from eutectic.recipes.executors import Progress
+from eutectic.recipes.executors.schedule import Chain, Stage, run_chains
 from eutectic.recipes.match import Step
 from eutectic.recipes.plan import JOBS_AHEAD, Plan
 from eutectic.recipes.profile import Profile
-from eutectic.recipes.schedule import Chain, Stage, run_chains
+from eutectic.recipes.semantics import one_thread
 from eutectic.recipes.tree import Merge
 from eutectic.weights.digest import PIECE, combine_pieces, hash_pieces, hash_range
 from eutectic.weights.readahead import ReadAhead
-from eutectic.weights.sink import Sink
 
-__all__ = ["Stream", "rehearse", "solve_one"]
+__all__ = ["Shared", "Stream", "Target", "find_shared_here", "rehearse", "solve_one"]
 
-Progress = Callable[[int], None]
+Shared = tuple[dict[int, object], dict[str, int]]
+"""What reductions over the whole model find, by merge, and each tensor's first block in them."""
+
+
+class Target(Protocol):
+    """Where a merge goes: a `Sink`, or a `ShardWriter` of one of its files."""
+
+    digests: dict[str, str]
+
+    def write(self, name: str, start: int, data: memoryview) -> None: ...
+    def complete(self, name: str, digest: str) -> None: ...
+    def runs(self, name: str) -> Iterator[memoryview]: ...
 
 
 def rehearse(program: Program, inputs: int) -> None:
@@ -117,8 +130,8 @@ def _read(worker: Workspace, job: Job, merge: Merge, at: tuple[int, int], cache:
     return tile
 
 
-def find_shared(plan: Plan, run: Callable[[Chain], None]) -> tuple[dict[int, object], dict[str, int]]:
-    """What reductions over the whole model find, by merge, and each tensor's first block in them."""
+def find_shared(plan: Plan, run: Callable[[Chain], None]) -> Shared:
+    """Run the reductions over the whole model."""
     steps = [step for step in plan.steps if step.action == "merge"]
     shared: dict[int, object] = {}
     first_block: dict[str, int] = {}
@@ -174,13 +187,26 @@ def solve_one(plan: Plan, step: Step, worker: Workspace) -> Job:
     return job
 
 
+def find_shared_here(plan: Plan) -> Shared:
+    """Run the reductions over the whole model on this machine's threads."""
+    workers = [Workspace(allow_nonfinite=plan.options.allow_nonfinite) for _ in range(plan.shape.threads)]
+    return find_shared(plan, lambda chain: run_chains([chain], workers, 1))
+
+
 class Stream:
-    """One execution of a plan into a sink. `progress` is told the bytes that each tile moved, `profile` the time."""
+    """One execution of a plan on this machine. `progress` is told the bytes that each tile moved, `profile` the time.
+
+    `shared` is what reductions over the whole model found, where that is known already.
+    """
 
     def __init__(
-        self, plan: Plan, sink: Sink, progress: Progress | None = None, profile: Profile | None = None
+        self,
+        plan: Plan,
+        progress: Progress | None = None,
+        profile: Profile | None = None,
+        shared: Shared | None = None,
     ) -> None:
-        self.plan, self.sink = plan, sink
+        self.plan, self.shared = plan, shared
         self.progress = progress or (lambda nbytes: None)
         self.workers = [
             Workspace(allow_nonfinite=plan.options.allow_nonfinite, clock=profile.thread() if profile else None)
@@ -189,18 +215,24 @@ class Stream:
         self.arenas = [np.empty(plan.shape.cache // JOBS_AHEAD, dtype=np.uint8) for _ in range(JOBS_AHEAD)]
         self.lock = threading.Lock()
 
-    def run(self) -> None:
-        """Merge and write every tensor that the sink does not hold yet."""
-        plan = self.plan
-        todo = [step for step in plan.steps if step.name not in self.sink.digests]
+    def run(self, sink: Target, steps: Sequence[Step] | None = None) -> None:
+        """Merge and write every tensor (of `steps`, or of the plan) that the sink does not hold yet."""
+        plan, self.sink = self.plan, sink
+        todo = [step for step in (plan.steps if steps is None else steps) if step.name not in sink.digests]
         most = JOBS_AHEAD if plan.scratch_bytes() else len(self.workers) + 1
-        with ReadAhead([ref for step in todo for ref in step.refs if ref is not None]) as ahead:
-            self.ahead = ahead
-            shared, first_block = (
-                find_shared(plan, lambda chain: run_chains([chain], self.workers, 1)) if todo else ({}, {})
-            )
-            chains = (self._tensor(step, shared, first_block.get(step.name, 0) if shared else 0) for step in todo)
-            run_chains(chains, self.workers, most)
+        with (
+            one_thread(plan.uses_torch),
+            ReadAhead([ref for step in todo for ref in step.refs if ref is not None]) as self.ahead,
+        ):
+            if self.shared is None:
+                self.shared = (
+                    find_shared(plan, lambda chain: run_chains([chain], self.workers, 1)) if todo else ({}, {})
+                )
+            found, first_block = self.shared
+            run_chains((self._tensor(step, found, first_block.get(step.name, 0)) for step in todo), self.workers, most)
+
+    def close(self) -> None:
+        """Nothing is held between runs."""
 
     def _tensor(self, step: Step, shared: dict[int, object], block: int) -> Chain:
         pieces: dict[int, list[bytes]] = {}

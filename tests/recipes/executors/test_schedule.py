@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eutectic.recipes.schedule import Chain, Stage, run_chains
+from eutectic.recipes.executors.schedule import Chain, Stage, run_chains
 
 
 @settings(max_examples=60, deadline=None)
