@@ -115,6 +115,8 @@ def test_a_missing_shard_and_an_index_that_points_outside(
     refused(linear, SOURCE, str(folder), "shard model-00001-of-00001.safetensors", "missing; fetch it again")
     index.write_text(json.dumps({"weight_map": {"w": "../elsewhere.safetensors"}}))
     refused(linear, SOURCE, str(index), "'../elsewhere.safetensors'", "outside its own folder")
+    index.write_text(json.dumps({"weight_map": {"w": "x" * 300}}))
+    refused(linear, SOURCE, str(index), "points to 'xxxx", "File name too long")
 
 
 def test_a_missing_model_names_the_path(tmp_path: Path, write_recipe: Callable[..., Path], refused: Refused) -> None:

@@ -99,20 +99,19 @@ class RankSum(Program):
         return Reduction("l1", "blocks", (len(self.weights), 2), "float64") if found is None else None
 
     def reduce(self, reduction: Reduction, tile: Tile, found: np.ndarray | None, total: np.ndarray) -> None:
-        from eutectic.ops.row_kernels import rank_l1
-
-        rank_l1(
-            tile.rows, tile.codes, tile.n, self.row, self.unit, tile.first, self.keys, self.bounds, self.gains, total,
-            tile.bad,
-        )  # fmt: skip
+        self._run(tile, total, np.ones(len(self.weights), dtype=np.float32), np.empty(0, dtype=np.uint8), 0)
 
     def solve(self, reduction: Reduction, total: np.ndarray, found: np.ndarray | None) -> np.ndarray:
         return restoring_factors(total)
 
     def combine(self, tile: Tile, found: np.ndarray | None, out: np.ndarray, out_code: int) -> None:
+        assert found is not None
+        self._run(tile, np.empty((0, len(self.weights), 2)), found, out, out_code)
+
+    def _run(self, tile: Tile, partial: np.ndarray, factors: np.ndarray, out: np.ndarray, out_code: int) -> None:
         from eutectic.ops.row_kernels import rank_sum
 
         rank_sum(
-            tile.rows, tile.codes, tile.n, self.row, tile.first, self.keys, self.bounds, self.gains, found,
-            self.weights, self.vote, self.normalize, self.scale, out, out_code, tile.bad,
+            tile.rows, tile.codes, tile.n, self.row, tile.first, self.keys, self.bounds, self.gains, self.unit,
+            partial, factors, self.weights, self.vote, self.normalize, self.scale, out, out_code, tile.bad,
         )  # fmt: skip

@@ -13,11 +13,13 @@ import numpy as np
 
 from eutectic.ops.kernels import STEP, _decode, _elect, _encode, _kernel, _narrow, _part, _subtract, philox
 
-__all__ = ["importances", "rank_l1", "rank_sum", "row_divergences", "row_gram_sum", "threshold_sum"]
+__all__ = ["importances", "rank_sum", "row_divergences", "row_gram_sum", "threshold_sum"]
 
 CODEC = "edb857a8707c2c6d"
-BINS = 256  # sixteen per binade, of the sixteen binades below a row's largest magnitude
+BINS = 512  # sixty-four per binade, of the eight binades below a row's largest magnitude
+SHIFT = 17  # bits of a float32 below a bin
 LONGEST = 8192  # longer rows are sorted
+DIGIT = 2048  # values of a digit of the radix sort: 11 of 31 bits
 EMPTY = np.int64(-1)
 
 
@@ -54,71 +56,75 @@ def _rank(sizes, n, i):  # pragma: no cover - compiled
 
 
 @_part
-def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts, ends):  # pragma: no cover - compiled
+def _sorted(sizes, n):  # pragma: no cover - compiled
+    """The indices of a row's entries from the smallest to the largest, equal ones in order: a radix sort."""
+    order, other = np.empty(n, np.int32), np.empty(n, np.int32)
+    places = np.empty(DIGIT + 1, np.int32)
+    for i in range(n):
+        order[i] = np.int32(i)
+    for shift in range(0, 33, 11):
+        places[:] = 0
+        for i in range(n):
+            places[((sizes[i] >> np.int32(shift)) & np.int32(DIGIT - 1)) + 1] += np.int32(1)
+        for digit in range(DIGIT):
+            places[digit + 1] += places[digit]
+        for at in range(n):
+            i = order[at]
+            digit = (sizes[i] >> np.int32(shift)) & np.int32(DIGIT - 1)
+            other[places[digit]] = i
+            places[digit] += np.int32(1)
+        order, other = other, order
+    return order
+
+
+@_part
+def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts, undecided):  # pragma: no cover - compiled
     """Zero the entries of a row whose word is not below bounds[rank]; multiply the others by gains[rank], if any.
 
-    Most decisions follow from a histogram of magnitudes: only where the word lies between the bounds of the ends of
-    an entry's bin is its rank counted out. Long rows, gains, and rows whose bins say little are sorted instead.
+    Most words decide alone: they lie below the least bound, or not below the greatest. For the others a histogram of
+    magnitudes bounds the rank, and only where the word lies between the bounds of the ends of an entry's bin is the
+    rank counted out. Long rows, gains, and rows whose bins say little are sorted instead.
     """
-    largest = np.uint32(0)
+    values = bits.view(np.float32)
+    largest = np.int32(0)
     for i in range(n):
         sizes[i] = np.int32(bits[i] & np.uint32(0x7FFFFFFF))
-        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
-    values = bits.view(np.float32)
-    top = np.int32(largest >> np.uint32(19)) - np.int32(BINS - 1)
+        largest = max(largest, sizes[i])
+    top = (largest >> np.int32(SHIFT)) - np.int32(BINS - 1)
     sort = n > LONGEST or gains.shape[0] > 0
     if not sort:
         for b in range(BINS + 1):
             counts[b] = 0
         for i in range(n):
-            counts[max((sizes[i] >> np.int32(19)) - top, np.int32(0)) + 1] += 1
+            counts[max((sizes[i] >> np.int32(SHIFT)) - top, np.int32(0)) + 1] += np.int32(1)
         sort = counts[1] > 64 + n // 4
     if sort:
-        order = np.empty(n, np.int64)
-        for i in range(n):
-            order[i] = (np.int64(sizes[i]) << 32) | np.int64(i)
-        order.sort()
+        order = _sorted(sizes, n)
         for rank in range(n):
-            i = order[rank] & np.int64(0xFFFFFFFF)
+            i = np.int64(order[rank])
             if np.int64(words[i]) >= bounds[rank]:
                 values[i] = np.float32(0.0)
             elif gains.shape[0] > 0:
                 values[i] *= gains[rank]
         return
-    at = np.int64(0)
-    for b in range(BINS):  # the bounds of the first and the last rank of every bin
-        count = counts[b + 1]
-        ends[b, 0], ends[b, 1] = bounds[min(at, n - 1)], bounds[max(at + count - 1, np.int64(0))]
-        at += count
+    for b in range(BINS):  # counts[b]: the first rank of bin b
+        counts[b + 1] += counts[b]
+    low, high = bounds[0], bounds[n - 1]
     for i in range(n):
+        bits[i] = bits[i] if np.int64(words[i]) < high else np.uint32(0)
+    count = 0
+    for i in range(n):
+        undecided[count] = np.int32(i)
         word = np.int64(words[i])
-        b = max((sizes[i] >> np.int32(19)) - top, np.int32(0))
-        kept = word < ends[b, 0]
-        if (not kept) & (word < ends[b, 1]):  # one in a hundred
-            kept = word < bounds[_rank(sizes, n, i)]
-        values[i] = values[i] if kept else np.float32(0.0)
-
-
-@_kernel
-def rank_l1(rows, codes, n, row, unit, first, keys, bounds, gains, partial, bad):  # pragma: no cover - compiled
-    """partial[b, s] = (sum |delta_s|, sum |kept delta_s|) over part b of the tile, `unit` elements, in float64."""
-    base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
-    base, values = base_bits.view(np.float32), bits.view(np.float32)
-    words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int64)
-    ends = np.empty((BINS, 2), np.int64)
-    for b in range(partial.shape[0]):
-        for s in range(1, rows.shape[0]):
-            before, after = 0.0, 0.0
-            for start in range(b * unit, min((b + 1) * unit, n), row):
-                bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
-                bad[s] += _decode(rows[s], codes[s], start, row, bits)
-                _subtract(values, base, row)
-                before += _l1(values, row)
-                if bounds[s - 1, 0] < np.int64(1) << 32:
-                    _words(first + start, row, keys[s - 1, 0], keys[s - 1, 1], words)
-                    _keep_by_rank(bits, row, words, bounds[s - 1], gains[s - 1], sizes, counts, ends)
-                after += _l1(values, row)
-            partial[b, s - 1, 0], partial[b, s - 1, 1] = before, after
+        count += np.int64((word >= low) & (word < high))
+    for u in range(count):
+        i = np.int64(undecided[u])
+        word = np.int64(words[i])
+        b = max((sizes[i] >> np.int32(SHIFT)) - top, np.int32(0))
+        if word >= bounds[counts[b]] and (
+            word >= bounds[counts[b + 1] - 1] or word >= bounds[_rank(sizes, n, i)]  # one in a thousand
+        ):
+            bits[i] = np.uint32(0)
 
 
 @_part
@@ -142,26 +148,52 @@ def _l1(values, n):  # pragma: no cover - compiled
 
 @_kernel
 def rank_sum(
-    rows, codes, n, row, first, keys, bounds, gains, factors, weights, vote, normalize, scale, out, out_code, bad
+    rows,
+    codes,
+    n,
+    row,
+    first,
+    keys,
+    bounds,
+    gains,
+    unit,
+    partial,
+    factors,
+    weights,
+    vote,
+    normalize,
+    scale,
+    out,
+    out_code,
+    bad,
 ):  # pragma: no cover - compiled
-    """out = base + scale * sum_s w_s kept(delta_s) [sign agrees], as `sparse_sum`; bounds int64 [sources, row]."""
-    k = rows.shape[0] - 1
+    """out = base + scale * sum_s w_s kept(delta_s) [sign agrees], as `sparse_sum`; bounds int64 [sources, row].
+
+    Where `partial` has rows, instead: partial[b, s] = (sum |delta_s|, sum |kept delta_s|) over part b of the tile,
+    `unit` elements, in float64. One kernel does both, for most of its code, and of its compilation, is shared.
+    """
+    k, measures = rows.shape[0] - 1, partial.shape[0] > 0
     base_bits, decoded = np.empty(row, np.uint32), np.empty((k, row), np.uint32)
-    base = base_bits.view(np.float32)
+    base, deltas = base_bits.view(np.float32), decoded.view(np.float32)
     ballot, total, share = np.empty(row, np.float32), np.empty(row, np.float32), np.empty(row, np.float32)
-    words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int64)
-    ends = np.empty((BINS, 2), np.int64)
-    deltas = decoded.view(np.float32)
+    words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int32)
+    undecided = np.empty(row + 1, np.int32)
     for start in range(0, n, row):
         bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
         for s in range(k):
-            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, row, decoded[s])
-            _subtract(deltas[s], base, row)
+            bits, values = decoded[s], deltas[s]
+            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, row, bits)
+            _subtract(values, base, row)
+            if measures:
+                partial[start // unit, s, 0] += _l1(values, row)
             if bounds[s, 0] < np.int64(1) << 32:
                 _words(first + start, row, keys[s, 0], keys[s, 1], words)
-                _keep_by_rank(decoded[s], row, words, bounds[s], gains[s], sizes, counts, ends)
-        _elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, row)
-        _encode(base_bits, row, out, out_code, start)
+                _keep_by_rank(bits, row, words, bounds[s], gains[s], sizes, counts, undecided)
+            if measures:
+                partial[start // unit, s, 1] += _l1(values, row)
+        if not measures:
+            _elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, row)
+            _encode(base_bits, row, out, out_code, start)
 
 
 # ---------------------------------------------------------------- Gram matrices per row

@@ -142,7 +142,11 @@ def _read_indexed(folder: Path, index: Path) -> tuple[dict[str, StoredTensor], d
     for shard in shards:
         if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
             raise FormatError(f"{index}: points to {shard!r}, outside its own folder")
-        if not (folder / shard).is_file():
+        try:
+            there = (folder / shard).is_file()
+        except OSError as error:  # a name that is too long, say
+            raise FormatError(f"{index}: points to {shard[:60]!r}: {error.strerror}") from None
+        if not there:
             raise SourceError(f"{folder}: shard {shard} is named by {index.name} but missing; fetch it again")
     tensors, headers = _read_files([SourceFile(folder / shard) for shard in shards])
     stored = {name: tensor.file.path.name for name, tensor in tensors.items()}
