@@ -13,6 +13,7 @@ SHAPES = {"matrix": (64, 96), "tall": (301, 7), "vector": (257,), "wide": (2, 40
 SOURCES = ("a", "b", "c", "d")
 WEIGHTS = {"a": 0.3, "b": 0.45, "c": 0.15, "d": 0.6}
 TOLERANCE = 1e-6
+DRAWS = 400  # merges with different random numbers, where distributions are compared
 
 
 @dataclass(frozen=True)
@@ -77,4 +78,19 @@ def cases() -> list[Case]:
     found += [Case("nearswap", {"t": t}, 1, base=True) for t in (0.0, 1e-3, 1.0)]
     found += [Case("arcee_fusion", {}, 1, base=True, wide=True)]
     found += [Case("passthrough", p, 1) for p in ({}, {"scale": 0.7})]
+    return found
+
+
+def random_cases() -> list[Case]:
+    """The cases whose distribution is compared: every method that draws, with and without rescaling."""
+    delta = {"sources": 3, "base": True, "weighted": True, "shapes": ("matrix",)}
+    found = []
+    for method, more in (
+        ("dare_linear", {}),
+        ("dare_ties", {}),
+        ("della", {"epsilon": 0.2}),
+        ("della_linear", {"epsilon": 0.2}),
+    ):
+        for rescale in (True, False):
+            found.append(Case(method, {"density": 0.4, "rescale": rescale, "normalize": False, **more}, **delta))
     return found

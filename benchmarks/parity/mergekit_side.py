@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from cases import SOURCES, WEIGHTS, cases
+from cases import DRAWS, SOURCES, WEIGHTS, cases, random_cases
 from mergekit.merge_methods.api import merge_tensors
 from safetensors.torch import load_file, save_file
 
@@ -23,11 +23,16 @@ def main() -> None:
     for case in cases():
         for shape in case.shapes:
             merged[f"{case.name}/{shape}"] = one(case, shape, inputs).contiguous()
+    for case in random_cases():
+        for shape in case.shapes:
+            torch.manual_seed(0)
+            drawn = torch.stack([one(case, shape, inputs, inject=False) for _ in range(DRAWS)]).double()
+            merged[f"mean {case.name}/{shape}"], merged[f"variance {case.name}/{shape}"] = drawn.mean(0), drawn.var(0)
     save_file(merged, folder / "theirs.safetensors")
 
 
-def one(case, shape: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """One case on one tensor."""
+def one(case, shape: str, inputs: dict[str, torch.Tensor], *, inject: bool = True) -> torch.Tensor:
+    """One case on one tensor, with our random words or with its own."""
     names = [*(["base"] if case.base else []), *SOURCES[: case.sources]]
     parameters = dict(case.parameters)
     if case.weighted:
@@ -38,7 +43,8 @@ def one(case, shape: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         uniform = next(words).double() / 2**32
         return (uniform.reshape(p.shape) < p.double()).to(p.dtype)
 
-    torch.bernoulli, real = bernoulli, torch.bernoulli
+    real = torch.bernoulli
+    torch.bernoulli = bernoulli if inject else real
     try:
         return merge_tensors(
             [inputs[f"{name}/{shape}"].double() if case.wide else inputs[f"{name}/{shape}"] for name in names],
