@@ -13,7 +13,7 @@ from eutectic.ops.program import BLOCK
 
 __all__ = ["count_touched", "magmax", "nearswap", "sce_squares", "sce_sum", "touched_sum", "variances"]
 
-CODEC = "edb857a8707c2c6d"
+CODEC = "4dde89832ad78378"
 LANES = 64
 
 

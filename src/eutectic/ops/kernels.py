@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 from eutectic.ops.program import BLOCK
 
@@ -195,29 +196,39 @@ def _encode(bits, n, out, code, start):  # pragma: no cover - compiled
             f8[i] = np.uint8(_f32_to_fp8(bits[i], 4 if code == E4M3 else 5))
 
 
+@intrinsic
+def _bits_of(typing_context, value):  # pragma: no cover - compiled
+    """The bits of a float32: what a view does for arrays, without going through memory."""
+
+    def generate(context, builder, signature, values):
+        return builder.bitcast(values[0], context.get_value_type(types.uint32))
+
+    return types.uint32(types.float32), generate
+
+
 @_part
-def _narrow(total, n, out, code, start, bits, odd):  # pragma: no cover - compiled
-    """float64 [n] to elements of `out`, rounded once.
+def _narrow(total, n, out, code, start, bits):  # pragma: no cover - compiled
+    """float64 [n] to elements of `out`, rounded once; `bits` uint32 [n] is room to work in.
 
     Narrower types go through float32 rounded to odd (the last bit sticky), which makes the second rounding
     exact: Boldo and Melquiond, "When double rounding is odd" (2005).
     """
-    single = bits.view(np.float32)
     if code == F64:
         f64 = out.view(np.float64)[start : start + n]
         for i in range(n):
             f64[i] = total[i]
-        return
-    for i in range(n):
-        single[i] = np.float32(total[i])
-    if code == F32:
+    elif code == F32:
+        f32 = out.view(np.float32)[start : start + n]
+        for i in range(n):
+            f32[i] = np.float32(total[i])
+    else:
+        for i in range(n):
+            exact = total[i]
+            single = np.float32(exact)
+            near, near_bits = np.float64(single), _bits_of(single)
+            down = near_bits - (np.uint32(1) if abs(near) > abs(exact) else np.uint32(0))
+            bits[i] = (down | np.uint32(1)) if near != exact else near_bits
         _encode(bits, n, out, code, start)
-        return
-    for i in range(n):
-        near = np.float64(single[i])
-        down = bits[i] - (np.uint32(1) if abs(near) > abs(total[i]) else np.uint32(0))
-        odd[i] = (down | np.uint32(1)) if near != total[i] else bits[i]
-    _encode(odd, n, out, code, start)
 
 
 # ---------------------------------------------------------------- A: weighted sum
@@ -225,40 +236,69 @@ def _narrow(total, n, out, code, start, bits, odd):  # pragma: no cover - compil
 
 @_kernel
 def weighted_sum(rows, codes, coefficients, anchored, n, out, out_code, bad):  # pragma: no cover - compiled
-    """out = sum_s c_s x_s, or anchored at row 0: x_0 + sum_(s>0) c_s (x_s - x_0); float64, rounded once."""
-    total, base, wide = np.empty(STEP, np.float64), np.empty(STEP, np.float64), np.empty(STEP, np.float64)
-    bits, odd = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
-    single = bits.view(np.float32)
+    """out = sum_s c_s x_s, or anchored at row 0: x_0 + sum_(s>0) c_s (x_s - x_0); float64, rounded once.
+
+    Sources are added one after another; of differences four at a time share a walk over sums and base.
+    """
+    k, origin = rows.shape[0], 1 if anchored else 0
+    total, base = np.empty(STEP, np.float64), np.empty(STEP, np.float64)
+    b0, b1 = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    b2, b3 = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
+    x0, x1, x2, x3 = b0.view(np.float32), b1.view(np.float32), b2.view(np.float32), b3.view(np.float32)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
         total[:] = -0.0  # the one start that keeps the sign of a sum of negative zeros
-        for s in range(rows.shape[0]):
-            c = coefficients[s]
-            into = base if anchored and s == 0 else wide
+        if anchored and codes[0] == F64:
+            first = rows[0].view(np.float64)[start : start + m]
+            for i in range(m):
+                base[i] = first[i]
+                bad[0] += np.int64(not np.isfinite(first[i]))
+        elif anchored:
+            bad[0] += _decode(rows[0], codes[0], start, m, b0)
+            for i in range(m):
+                base[i] = np.float64(x0[i])
+        s = origin
+        while s < k:
             if codes[s] == F64:
-                f64 = rows[s].view(np.float64)[start : start + m]
+                wide = rows[s].view(np.float64)[start : start + m]
+                c0 = coefficients[s]
                 for i in range(m):
-                    into[i] = f64[i]
-                    bad[s] += np.int64(not np.isfinite(f64[i]))
-            else:
-                bad[s] += _decode(rows[s], codes[s], start, m, bits)
+                    bad[s] += np.int64(not np.isfinite(wide[i]))
                 if anchored:
                     for i in range(m):
-                        into[i] = np.float64(single[i])
-                else:  # the common case: no copy in between
+                        total[i] += c0 * (wide[i] - base[i])
+                else:
                     for i in range(m):
-                        total[i] += c * np.float64(single[i])
-                    continue
-            if not anchored:
+                        total[i] += c0 * wide[i]
+                s += 1
+                continue
+            together = 4 if anchored and s + 4 <= k else 1
+            for more in range(1, together):
+                together = 1 if codes[s + more] == F64 else together
+            bad[s] += _decode(rows[s], codes[s], start, m, b0)
+            c0 = coefficients[s]
+            if together == 4:
+                bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, m, b1)
+                bad[s + 2] += _decode(rows[s + 2], codes[s + 2], start, m, b2)
+                bad[s + 3] += _decode(rows[s + 3], codes[s + 3], start, m, b3)
+                c1, c2, c3 = coefficients[s + 1], coefficients[s + 2], coefficients[s + 3]
                 for i in range(m):
-                    total[i] += c * wide[i]
-            elif s > 0:
+                    sums, at = total[i], base[i]
+                    sums += c0 * (np.float64(x0[i]) - at)
+                    sums += c1 * (np.float64(x1[i]) - at)
+                    sums += c2 * (np.float64(x2[i]) - at)
+                    total[i] = sums + c3 * (np.float64(x3[i]) - at)
+            elif anchored:
                 for i in range(m):
-                    total[i] += c * (wide[i] - base[i])
+                    total[i] += c0 * (np.float64(x0[i]) - base[i])
+            else:
+                for i in range(m):
+                    total[i] += c0 * np.float64(x0[i])
+            s += together
         if anchored:
             for i in range(m):
                 total[i] += base[i]
-        _narrow(total, m, out, out_code, start, bits, odd)
+        _narrow(total, m, out, out_code, start, b0)
 
 
 # ---------------------------------------------------------------- B: Gram matrix

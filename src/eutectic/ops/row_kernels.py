@@ -15,7 +15,7 @@ from eutectic.ops.kernels import STEP, _decode, _elect, _encode, _kernel, _narro
 
 __all__ = ["importances", "rank_sum", "row_divergences", "row_gram_sum", "threshold_sum"]
 
-CODEC = "edb857a8707c2c6d"
+CODEC = "4dde89832ad78378"
 BINS = 512  # sixty-four per binade, of the eight binades below a row's largest magnitude
 SHIFT = 17  # bits of a float32 below a bin
 LONGEST = 8192  # longer rows are sorted
@@ -225,7 +225,7 @@ def row_gram_sum(rows, codes, n, row, anchored, solver, t, out, out_code, bad): 
     """
     first = 1 if anchored else 0
     k = rows.shape[0] - first
-    bits, odd = np.empty(max(row, STEP), np.uint32), np.empty(max(row, STEP), np.uint32)
+    bits = np.empty(max(row, STEP), np.uint32)
     single = bits.view(np.float32)
     base, values = np.zeros(row, np.float64), np.empty((k, row), np.float64)
     gram = np.empty((k, k), np.float64)
@@ -266,7 +266,7 @@ def row_gram_sum(rows, codes, n, row, anchored, solver, t, out, out_code, bad): 
                 total[i] += base[i]
         for part in range(0, row, STEP):
             m = min(STEP, row - part)
-            _narrow(total[part : part + m], m, out, out_code, start + part, bits, odd)
+            _narrow(total[part : part + m], m, out, out_code, start + part, bits)
 
 
 @_part
