@@ -89,7 +89,7 @@ def describe(plan: Plan) -> list[str]:
         if passes > 1
         else f"  reads     {format_bytes(plan.bytes_read)} in 1 pass",
         f"  writes    {format_bytes(plan.disk)} in {len(shards)} file{'s' if len(shards) > 1 else ''}",
-        f"  memory    {format_bytes(shape.buffers + shape.cache)} of buffers (budget "
+        f"  memory    {format_bytes(shape.buffers)} of buffers (budget "
         f"{format_bytes(options.max_memory)}), at most {format_bytes(plan.peak)} for the process",
         f"  threads   {shape.threads}, tiles of {shape.tile:,} elements" + _where(plan),
         f"  time      about {seconds:.1f} s ({origin})",

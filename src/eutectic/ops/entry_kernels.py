@@ -13,7 +13,7 @@ from eutectic.ops.program import BLOCK
 
 __all__ = ["count_touched", "magmax", "nearswap", "sce_squares", "sce_sum", "touched_sum", "variances"]
 
-CODEC = "4dde89832ad78378"
+CODEC = "a7efe1683ef51c7d"
 LANES = 64
 
 

@@ -39,6 +39,7 @@ BF16, F16, F32, F64, E4M3, E5M2 = 0, 1, 2, 3, 4, 5  # codes of weights/dtypes.py
 _kernel: Any = njit(nogil=True, cache=True)
 _inner: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called by kernels only
 _part: Any = njit(nogil=True, cache=True, **_inner)
+_intrinsic: Any = intrinsic
 
 TRIM, DROP = 0, 1  # which elements a sparse sum keeps: the largest, or random ones
 VOTE_NONE, VOTE_WEIGHTED, VOTE_PLAIN = 0, 1, 2
@@ -196,7 +197,7 @@ def _encode(bits, n, out, code, start):  # pragma: no cover - compiled
             f8[i] = np.uint8(_f32_to_fp8(bits[i], 4 if code == E4M3 else 5))
 
 
-@intrinsic
+@_intrinsic
 def _bits_of(typing_context, value):  # pragma: no cover - compiled
     """The bits of a float32: what a view does for arrays, without going through memory."""
 

@@ -15,7 +15,7 @@ from eutectic.ops.kernels import STEP, _decode, _elect, _encode, _kernel, _narro
 
 __all__ = ["importances", "rank_sum", "row_divergences", "row_gram_sum", "threshold_sum"]
 
-CODEC = "4dde89832ad78378"
+CODEC = "a7efe1683ef51c7d"
 BINS = 512  # sixty-four per binade, of the eight binades below a row's largest magnitude
 SHIFT = 17  # bits of a float32 below a bin
 LONGEST = 8192  # longer rows are sorted

@@ -101,13 +101,12 @@ class Workspace:
         self._arenas: dict[int, np.ndarray] = {}
         self._out = np.empty(0, dtype=np.uint8)
 
-    def inputs(self, job: Job, merge: Merge, first: int, n: int, arena: np.ndarray | None = None) -> Tile:
+    def inputs(self, job: Job, merge: Merge, first: int, n: int) -> Tile:
         """Rows of all inputs of a merge over elements first .. first+n."""
         step = job.step
         dtypes = [row_dtype(node, step) for node in merge.inputs]
         width = n * max(dtype.size for dtype in dtypes)
-        rows = self._rows(merge, len(dtypes), width) if arena is None else arena[: len(dtypes) * width]
-        rows = rows[: len(dtypes) * width].reshape(len(dtypes), width)
+        rows = self._rows(merge, len(dtypes), width)[: len(dtypes) * width].reshape(len(dtypes), width)
         for at, (node, dtype) in enumerate(zip(merge.inputs, dtypes, strict=True)):
             row = rows[at][: n * dtype.size]
             if isinstance(node, Leaf):
@@ -118,11 +117,7 @@ class Workspace:
                 self.clock.enter("compute")
             else:
                 self.combine(job, node, self.inputs(job, node, first, n), row, dtype)
-        return self.tile(job, merge, rows, first, n)
-
-    def tile(self, job: Job, merge: Merge, rows: np.ndarray, first: int, n: int) -> Tile:
-        """A tile over rows that are already filled."""
-        codes = np.array([row_dtype(node, job.step).code for node in merge.inputs], dtype=np.int64)
+        codes = np.array([dtype.code for dtype in dtypes], dtype=np.int64)
         bad = np.zeros(len(codes), dtype=np.int64)
         program = job.programs.get(merge.index)
         unit = job.blocks.get(merge.index, 0) + first // program.unit if program is not None else 0

@@ -53,12 +53,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Shape:
-    """How tensors are cut: threads, elements per tile, bytes of buffers, and bytes kept between passes."""
+    """How tensors are cut: threads, elements per tile (a span, on a GPU), bytes of buffers."""
 
     threads: int
     tile: int
     buffers: int
-    cache: int
 
 
 class Plan(Checkpoint):
@@ -189,7 +188,7 @@ class Plan(Checkpoint):
                 f"a budget of {budget:,} bytes is below the floor of {floor:,} bytes that two buffers need; "
                 f"raise --max-memory to at least {-(-floor >> 20)}MiB"
             )
-        return Shape(threads, MOST_SPAN, 2 * threads * pinned, 0)
+        return Shape(threads, MOST_SPAN, 2 * threads * pinned)
 
     def _cut(self) -> Shape:
         if self.options.on_gpu:
@@ -207,8 +206,7 @@ class Plan(Checkpoint):
             for tile in (MOST_TILE, MOST_TILE // 2, BLOCK):
                 buffers = self._buffers(threads, tile)
                 if buffers <= budget:
-                    cache = min(budget - buffers, budget * 5 // 16) if self.passes else 0
-                    return Shape(threads, tile, buffers, cache)
+                    return Shape(threads, tile, buffers)
         raise AssertionError("one thread and one block fit the floor")
 
     @cached_property
@@ -220,15 +218,9 @@ class Plan(Checkpoint):
     def peak(self) -> int:
         """Most resident bytes that the process will reach."""
         process = TORCH_BYTES if self.uses_torch else PROCESS_BYTES
-        return process + self.shape.buffers + self.shape.cache + STEP_BYTES * len(self.steps) * len(self.tree.leaves)
+        return process + self.shape.buffers + STEP_BYTES * len(self.steps) * len(self.tree.leaves)
 
     # ------------------------------------------------------------------ bytes and time
-
-    def kept(self, step: Step, programs: Mapping[int, Program]) -> bool:
-        """Whether a tensor's inputs stay in memory between its passes."""
-        if len(self.tree.merges) > 1 or not passes_of(programs) or self.over_model(programs):
-            return False
-        return self.input_bytes(step) * JOBS_AHEAD <= self.shape.cache
 
     def over_model(self, programs: Mapping[int, Program]) -> list[int]:
         """Indices of the merges whose reductions run over the whole model."""
@@ -253,12 +245,11 @@ class Plan(Checkpoint):
 
     @cached_property
     def bytes_read(self) -> int:
-        """Bytes that the executor reads from files, every pass counted that does not find them in memory."""
+        """Bytes that the executor reads, every pass counted: all but the first find a tensor in the page cache."""
         total = 0
         for kind in self.kinds:
             once = kind.step.nbytes if kind.step.action == "copy" else self._leaf_bytes(kind.step)
-            passes = 1 if self.kept(kind.step, kind.programs) else 1 + passes_of(kind.programs)
-            total += once * passes * kind.count
+            total += once * (1 + passes_of(kind.programs)) * kind.count
         return total
 
     def _leaf_bytes(self, step: Step) -> int:
@@ -352,7 +343,7 @@ class Plan(Checkpoint):
             "passes": 1 + self.passes,
             "memory": {
                 "budget": self.options.max_memory,
-                "buffers": self.shape.buffers + self.shape.cache,
+                "buffers": self.shape.buffers,
                 "peak": self.peak,
             },
             "seconds": round(seconds, 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -95,7 +94,7 @@ def _job(plan: Plan, step: Step, shared: dict[int, object], block: int = 0) -> J
     return Job(step, plan.programs_of(step), dict(shared), dict.fromkeys(plan.wide, block))
 
 
-def _solve_tensor(plan: Plan, job: Job, merges: list[Merge], cache: dict[int, np.ndarray] | None) -> Chain:
+def _solve_tensor(plan: Plan, job: Job, merges: list[Merge]) -> Chain:
     """The passes of one tensor's own reductions, inner merges first; fills `job.found`."""
     step = job.step
     tile = plan.tile_of(step, plan.shape.tile, job.programs)
@@ -108,26 +107,13 @@ def _solve_tensor(plan: Plan, job: Job, merges: list[Merge], cache: dict[int, np
             totals = _Totals(reduction, _units(step, program))
 
             def reduce(at: tuple[int, int], worker: Workspace, m=merge, p=program, r=reduction, f=found, t=totals):
-                read = _read(worker, job, m, at, cache)
+                read = worker.inputs(job, m, *at)
                 p.reduce(r, read, f, t.part(worker, at[0] // p.unit, -(-at[1] // p.unit)))
                 worker.check(job, m, read)
 
             yield Stage(_tiles(step, tile), reduce)
             found = program.solve(reduction, totals.total(), found)
         job.found[merge.index] = found
-
-
-def _read(worker: Workspace, job: Job, merge: Merge, at: tuple[int, int], cache: dict[int, np.ndarray] | None) -> Tile:
-    """The inputs of a merge over one tile: from the cache, or from the files (and into the cache)."""
-    first, n = at
-    if cache is None:
-        return worker.inputs(job, merge, first, n)
-    rows = cache.get(first)
-    if rows is not None and rows.ndim == 2:
-        return worker.tile(job, merge, rows, first, n)
-    tile = worker.inputs(job, merge, first, n, arena=rows)
-    cache[first] = tile.rows
-    return tile
 
 
 def find_shared(plan: Plan, run: Callable[[Chain], None]) -> Shared:
@@ -145,7 +131,7 @@ def find_shared(plan: Plan, run: Callable[[Chain], None]) -> Shared:
         jobs = [_job(plan, step, shared, first_block[step.name]) for step in steps]
         inner = list(plan.tree.merges[:at])
         for job in jobs:
-            run(_solve_tensor(plan, job, [m for m in inner if m.index not in shared], None))
+            run(_solve_tensor(plan, job, [m for m in inner if m.index not in shared]))
         run(_solve_model(plan, merge, jobs, blocks, shared))
     return shared, first_block
 
@@ -183,7 +169,7 @@ def solve_one(plan: Plan, step: Step, worker: Workspace) -> Job:
     """A job whose reductions are done, on this thread: what reading one planned tensor needs."""
     shared, first_block = plan.shared(lambda: find_shared(plan, lambda chain: run_here(chain, worker)))
     job = _job(plan, step, shared, first_block.get(step.name, 0) if shared else 0)
-    run_here(_solve_tensor(plan, job, list(plan.tree.merges), None), worker)
+    run_here(_solve_tensor(plan, job, list(plan.tree.merges)), worker)
     return job
 
 
@@ -212,8 +198,6 @@ class Stream:
             Workspace(allow_nonfinite=plan.options.allow_nonfinite, clock=profile.thread() if profile else None)
             for _ in range(plan.shape.threads)
         ]
-        self.arenas = [np.empty(plan.shape.cache // JOBS_AHEAD, dtype=np.uint8) for _ in range(JOBS_AHEAD)]
-        self.lock = threading.Lock()
 
     def run(self, sink: Target, steps: Sequence[Step] | None = None) -> None:
         """Merge and write every tensor (of `steps`, or of the plan) that the sink does not hold yet."""
@@ -242,32 +226,14 @@ class Stream:
         if step.action == "copy":
             yield Stage(_tiles(step, tile), lambda at, worker: self._copy(step, at, worker, pieces))
         else:
-            arena = self._take_arena(job)
-            cache = None if arena is None else self._carve(step, tile, arena)
-            yield from _solve_tensor(self.plan, job, list(self.plan.tree.merges), cache)
-            yield Stage(
-                _tiles(step, tile), lambda at, worker: self._merge(job, at, worker, pieces if whole else None, cache)
-            )
-            if arena is not None:
-                with self.lock:
-                    self.arenas.append(arena)
+            yield from _solve_tensor(self.plan, job, list(self.plan.tree.merges))
+            yield Stage(_tiles(step, tile), lambda at, worker: self._merge(job, at, worker, pieces if whole else None))
         if whole:
             digest = combine_pieces(piece for first in sorted(pieces) for piece in pieces[first])
         else:
             digest = hash_range(self.sink.runs(step.name))
         self.sink.complete(step.name, digest)
         self.ahead.passed([ref for ref in step.refs if ref is not None])
-
-    def _take_arena(self, job: Job) -> np.ndarray | None:
-        if not self.plan.kept(job.step, job.programs):
-            return None
-        with self.lock:
-            return self.arenas.pop() if self.arenas else None
-
-    def _carve(self, step: Step, tile: int, arena: np.ndarray) -> dict[int, np.ndarray]:
-        """A place in the arena for the inputs of every tile."""
-        bytes_each = self.plan.input_bytes(step) // max(1, step.numel)
-        return {first: arena[first * bytes_each : (first + n) * bytes_each] for first, n in _tiles(step, tile)}
 
     def _copy(self, step: Step, at: tuple[int, int], worker: Workspace, pieces: dict[int, list[bytes]]) -> None:
         first, n = at
@@ -277,13 +243,10 @@ class Stream:
         self._write(step, first, out, worker, pieces)
         self.progress(2 * out.nbytes)
 
-    def _merge(
-        self, job: Job, at: tuple[int, int], worker: Workspace,
-        pieces: dict[int, list[bytes]] | None, cache: dict[int, np.ndarray] | None,
-    ) -> None:  # fmt: skip
+    def _merge(self, job: Job, at: tuple[int, int], worker: Workspace, pieces: dict[int, list[bytes]] | None) -> None:
         root, step = self.plan.tree.root, job.step
         first, n = at
-        tile = _read(worker, job, root, at, cache)
+        tile = worker.inputs(job, root, first, n)
         out = worker.output(n * step.dtype.size)
         worker.combine(job, root, tile, out, step.dtype)
         self._write(step, first, out, worker, pieces)
