@@ -18,20 +18,33 @@ class Plugins:
         self.group = group
 
     @cached_property
-    def _found(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group)}
+    def _found(self) -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self.group):
+            found.setdefault(point.name, []).append(point)
+        return found
 
     def names(self) -> list[str]:
         """Names on offer, sorted."""
         return sorted(self._found)
 
+    def origin(self, name: str) -> str:
+        """The package that offers a name, and where in it; all of them, where several do."""
+        points = self._found[name]
+        return " and ".join(f"{p.dist.name if p.dist else 'an unknown package'} ({p.value})" for p in points)
+
     def load(self, name: str) -> Any:
-        """Import one; a plug-in that fails to import is an error that names its package."""
-        point = self._found[name]
+        """Import one.
+
+        Raises:
+            EutecticError: it fails to import, or several packages offer the name; the message names them.
+        """
+        point, *others = self._found[name]
+        if others:
+            raise EutecticError(f"the plug-in {name!r} is offered by {self.origin(name)}; uninstall all but one")
         try:
             return point.load()
         except Exception as error:
-            package = point.dist.name if point.dist else "an unknown package"
             raise EutecticError(
-                f"the plug-in {name!r} of {package} ({point.value}) failed to load: {type(error).__name__}: {error}"
+                f"the plug-in {name!r} of {self.origin(name)} failed to load: {type(error).__name__}: {error}"
             ) from error

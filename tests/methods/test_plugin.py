@@ -293,6 +293,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Path:
         "alias": "sound:first", "linear": "sound:first",
     }  # fmt: skip
     install(folder, "bad-merges", points)
+    install(folder, "other-merges", {"twice": "sound:first"})
+    install(folder, "third-merges", {"twice": "sound:plain"})
     return folder
 
 
@@ -302,12 +304,13 @@ def test_a_broken_plugin_is_listed_and_in_nobodys_way(broken: Path) -> None:
     table, _, faults = done.stdout.partition("Plug-ins that cannot be used:")
     assert all(f"  {name} " in table for name in ("linear", "median", "row_norm", "crossover", "first"))
     lines = [line for line in faults.splitlines() if line.startswith("  - ")]
-    assert len(lines) == 5 and all("bad-merges" in line for line in lines)
+    assert len(lines) == 6 and all("-merges" in line for line in lines)
     for words in (
         "'fails' of bad-merges (fails:method) failed to load: RuntimeError: no licence\\nfor this machine",
         "'missing' of bad-merges (no_such_module:method) failed to load: ModuleNotFoundError",
         "'plain' of bad-merges (sound:plain) is of type function, not a Method",
         "'alias' of bad-merges (sound:first) calls itself 'first'",
+        "'twice' is offered by other-merges (sound:first) and third-merges (sound:plain); uninstall all but one",
         "'linear' is built in and stays so; that of bad-merges (sound:first) needs another name",
     ):
         assert words in faults
@@ -322,7 +325,7 @@ def test_a_broken_plugin_is_an_error_where_it_is_used(broken: Path, models: dict
     for (_, _, error), name in zip(found[3:7], names[3:], strict=True):
         assert f"{name}.yaml:1:" in error and "bad-merges" in error and "Traceback" not in error
     assert "bad-merges" in found[7][2]
-    assert sorted(json.loads(found[8][1])["broken"]) == ["alias", "fails", "linear", "missing", "plain"]
+    assert sorted(json.loads(found[8][1])["broken"]) == ["alias", "fails", "linear", "missing", "plain", "twice"]
 
 
 def test_nothing_is_left_behind_in_the_example() -> None:

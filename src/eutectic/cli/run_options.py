@@ -91,6 +91,7 @@ def describe(plan: Plan) -> list[str]:
         f"  writes    {format_bytes(plan.disk)} in {len(shards)} file{'s' if len(shards) > 1 else ''}",
         f"  memory    {format_bytes(shape.buffers)} of buffers (budget "
         f"{format_bytes(options.max_memory)}), at most {format_bytes(plan.peak)} for the process",
+        *([f"  device    about {format_bytes(plan.device_peak)} on {options.device}"] if options.on_gpu else []),
         f"  threads   {shape.threads}, tiles of {shape.tile:,} elements" + _where(plan),
         f"  time      about {seconds:.1f} s ({origin})",
     ]

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
 
 from eutectic.errors import EutecticError, MethodError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
@@ -125,12 +124,12 @@ def get_method(name: str) -> Method:
         raise MethodError(str(error)) from error
     if not isinstance(found, Method):
         raise MethodError(
-            f"the plug-in method {name!r} of {_origin(name)} is of type {type(found).__name__}, not a Method; "
+            f"the plug-in method {name!r} of {_plugins.origin(name)} is of type {type(found).__name__}, not a Method; "
             "decorate the function with eutectic.merge_method"
         )
     if found.name != name:
         raise MethodError(
-            f"the plug-in method {name!r} of {_origin(name)} calls itself {found.name!r}; "
+            f"the plug-in method {name!r} of {_plugins.origin(name)} calls itself {found.name!r}; "
             "its entry point and the method must have one name"
         )
     return found
@@ -148,16 +147,10 @@ def broken_methods() -> dict[str, str]:
     faults: dict[str, str] = {}
     for name in _plugins.names():
         if name in BUILT_IN:
-            faults[name] = f"{name!r} is built in and stays so; that of {_origin(name)} needs another name"
+            faults[name] = f"{name!r} is built in and stays so; that of {_plugins.origin(name)} needs another name"
             continue
         try:
             get_method(name)
         except MethodError as error:
             faults[name] = str(error)
     return faults
-
-
-def _origin(name: str) -> str:
-    """The package that offers a method, and where in it."""
-    point = next(point for point in entry_points(group=_plugins.group) if point.name == name)
-    return f"{point.dist.name if point.dist else 'an unknown package'} ({point.value})"

@@ -1,23 +1,22 @@
 """Kernels of methods that decide entry by entry: nearswap, MagMax, RAM, and SCE's variance selection.
 
-Legend as in `kernels.py`, whose decoding and encoding are compiled into these. numba's cache sees changes in this
-file only: `CODEC` is the digest of that file, and a test asks for it to be renewed when that file changes.
+Legend: `codec_kernels.py`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from eutectic.ops.kernels import STEP, _decode, _encode, _kernel, _part, _subtract, _trim
+from eutectic.ops.codec_kernels import LANES, STEP, decode, encode, inner, kernel, subtract
 from eutectic.ops.program import BLOCK
+from eutectic.ops.sparse_kernels import trim
 
 __all__ = ["count_touched", "magmax", "nearswap", "sce_squares", "sce_sum", "touched_sum", "variances"]
 
-CODEC = "a7efe1683ef51c7d"
-LANES = 64
+COMPILED_IN = "d6d3f3606b6e556b"
 
 
-@_kernel
+@kernel
 def nearswap(rows, codes, n, t, out, out_code, bad):  # pragma: no cover - compiled
     """out = w b + (1 - w) a with w = clip(t / max(|a - b|, 1e-6), 0, 1); a is row 0, b row 1; float32."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
@@ -25,33 +24,33 @@ def nearswap(rows, codes, n, t, out, out_code, bad):  # pragma: no cover - compi
     one = np.float32(1.0)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
-        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
-        bad[1] += _decode(rows[1], codes[1], start, m, bits)
+        bad[0] += decode(rows[0], codes[0], start, m, base_bits)
+        bad[1] += decode(rows[1], codes[1], start, m, bits)
         for i in range(m):
             w = min(t / max(abs(base[i] - values[i]), np.float32(1e-6)), one)
             base[i] = w * values[i] + (one - w) * base[i]
-        _encode(base_bits, m, out, out_code, start)
+        encode(base_bits, m, out, out_code, start)
 
 
-@_kernel
+@kernel
 def magmax(rows, codes, n, scale, out, out_code, bad):  # pragma: no cover - compiled
     """out = base + scale * (the delta of largest magnitude, the first of equals); float32."""
     base_bits, bits, best_bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
     base, values, best = base_bits.view(np.float32), bits.view(np.float32), best_bits.view(np.float32)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
-        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        bad[0] += decode(rows[0], codes[0], start, m, base_bits)
         for s in range(1, rows.shape[0]):
-            bad[s] += _decode(rows[s], codes[s], start, m, bits)
-            _subtract(values, base, m)
+            bad[s] += decode(rows[s], codes[s], start, m, bits)
+            subtract(values, base, m)
             for i in range(m):
                 best[i] = values[i] if s == 1 or abs(values[i]) > abs(best[i]) else best[i]
         for i in range(m):
             base[i] = base[i] + scale * best[i]
-        _encode(base_bits, m, out, out_code, start)
+        encode(base_bits, m, out, out_code, start)
 
 
-@_kernel
+@kernel
 def count_touched(rows, codes, n, epsilon, counts, bad):  # pragma: no cover - compiled
     """counts[s] += (entries that source s and others change, entries that it alone changes) by more than epsilon."""
     k = rows.shape[0] - 1
@@ -59,13 +58,13 @@ def count_touched(rows, codes, n, epsilon, counts, bad):  # pragma: no cover - c
     base, touching = base_bits.view(np.float32), np.empty(STEP, np.int64)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
-        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        bad[0] += decode(rows[0], codes[0], start, m, base_bits)
         touching[:] = 0
         for s in range(k):
             bits = decoded[s]
             values = bits.view(np.float32)
-            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, m, bits)
-            _subtract(values, base, m)
+            bad[s + 1] += decode(rows[s + 1], codes[s + 1], start, m, bits)
+            subtract(values, base, m)
             for i in range(m):
                 bits[i] = np.uint32(abs(values[i]) > epsilon)
                 touching[i] += np.int64(bits[i])
@@ -76,7 +75,7 @@ def count_touched(rows, codes, n, epsilon, counts, bad):  # pragma: no cover - c
                 counts[s, 1] += np.int64(bits[i] == 1 and touching[i] == 1)
 
 
-@_kernel
+@kernel
 def touched_sum(rows, codes, n, epsilon, factors, out, out_code, bad):  # pragma: no cover - compiled
     """out = base + the mean of the deltas above epsilon, or factors[s] times the only one; float32."""
     base_bits, bits = np.empty(STEP, np.uint32), np.empty(STEP, np.uint32)
@@ -85,12 +84,12 @@ def touched_sum(rows, codes, n, epsilon, factors, out, out_code, bad):  # pragma
     zero, one = np.float32(0.0), np.float32(1.0)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
-        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        bad[0] += decode(rows[0], codes[0], start, m, base_bits)
         for i in range(m):
             total[i], count[i], alone[i] = zero, zero, one
         for s in range(1, rows.shape[0]):
-            bad[s] += _decode(rows[s], codes[s], start, m, bits)
-            _subtract(values, base, m)
+            bad[s] += decode(rows[s], codes[s], start, m, bits)
+            subtract(values, base, m)
             factor = factors[s - 1]
             for i in range(m):
                 active = abs(values[i]) > epsilon
@@ -100,13 +99,13 @@ def touched_sum(rows, codes, n, epsilon, factors, out, out_code, bad):  # pragma
         for i in range(m):
             mean = total[i] / (count[i] if count[i] > one else one)
             base[i] = base[i] + (mean * alone[i] if count[i] == one else mean)
-        _encode(base_bits, m, out, out_code, start)
+        encode(base_bits, m, out, out_code, start)
 
 
 # ---------------------------------------------------------------- SCE
 
 
-@_kernel
+@kernel
 def variances(rows, codes, n, found, bad):  # pragma: no cover - compiled
     """found[i] = variance of the deltas over the sources (divided by their number), float32 [n]."""
     k = rows.shape[0] - 1
@@ -115,14 +114,14 @@ def variances(rows, codes, n, found, bad):  # pragma: no cover - compiled
     mean = np.empty(STEP, np.float32)
     for start in range(0, n, STEP):
         m = min(STEP, n - start)
-        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        bad[0] += decode(rows[0], codes[0], start, m, base_bits)
         for s in range(k):
-            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, m, decoded[s])
-            _subtract(deltas[s], base, m)
+            bad[s + 1] += decode(rows[s + 1], codes[s + 1], start, m, decoded[s])
+            subtract(deltas[s], base, m)
         _variance(deltas, mean, found[start : start + m], m)
 
 
-@_part
+@inner
 def _variance(deltas, mean, found, m):  # pragma: no cover - compiled
     k = deltas.shape[0]
     count = np.float32(k)
@@ -143,7 +142,7 @@ def _variance(deltas, mean, found, m):  # pragma: no cover - compiled
         found[i] = found[i] / count
 
 
-@_kernel
+@kernel
 def sce_squares(rows, codes, n, selects, limit, quotas, partial, bad):  # pragma: no cover - compiled
     """partial[b, s] = sum of delta_s^2 over the selected entries of block b of the tile, in float64."""
     k = rows.shape[0] - 1
@@ -158,10 +157,10 @@ def sce_squares(rows, codes, n, selects, limit, quotas, partial, bad):  # pragma
         lanes[:] = 0.0
         for start in range(first, last, STEP):
             m = min(STEP, last - start)
-            bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+            bad[0] += decode(rows[0], codes[0], start, m, base_bits)
             for s in range(k):
-                bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, m, decoded[s])
-                _subtract(deltas[s], base, m)
+                bad[s + 1] += decode(rows[s + 1], codes[s + 1], start, m, decoded[s])
+                subtract(deltas[s], base, m)
             quota = _select(deltas, decoded, mean, chosen, chosen_bits, m, selects, limit, quota)
             for s in range(k):
                 values, sums = deltas[s], lanes[s]
@@ -177,13 +176,13 @@ def sce_squares(rows, codes, n, selects, limit, quotas, partial, bad):  # pragma
             partial[b, s] = total
 
 
-@_part
+@inner
 def _select(deltas, decoded, mean, chosen, chosen_bits, m, selects, limit, quota):  # pragma: no cover - compiled
     """Zero the deltas outside the selection; returns the quota left."""
     if selects == 0:
         return quota
     _variance(deltas, mean, chosen, m)
-    quota = _trim(chosen_bits, m, limit, quota)
+    quota = trim(chosen_bits, m, limit, quota)
     for s in range(deltas.shape[0]):
         bits = decoded[s]
         for i in range(m):
@@ -191,7 +190,7 @@ def _select(deltas, decoded, mean, chosen, chosen_bits, m, selects, limit, quota
     return quota
 
 
-@_kernel
+@kernel
 def sce_sum(rows, codes, n, selects, limit, quotas, weights, out, out_code, bad):  # pragma: no cover - compiled
     """out = base + sum_s w_s delta_s [agrees] / max(sum_s w_s [agrees], 1e-6) over the selected entries; float32."""
     k = rows.shape[0] - 1
@@ -206,10 +205,10 @@ def sce_sum(rows, codes, n, selects, limit, quotas, weights, out, out_code, bad)
         m = min(STEP, n - start)
         if start % BLOCK == 0:
             quota = quotas[start // BLOCK, 0]
-        bad[0] += _decode(rows[0], codes[0], start, m, base_bits)
+        bad[0] += decode(rows[0], codes[0], start, m, base_bits)
         for s in range(k):
-            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, m, decoded[s])
-            _subtract(deltas[s], base, m)
+            bad[s + 1] += decode(rows[s + 1], codes[s + 1], start, m, decoded[s])
+            subtract(deltas[s], base, m)
         quota = _select(deltas, decoded, mean, chosen, chosen_bits, m, selects, limit, quota)
         for i in range(m):
             ballot[i], total[i], share[i] = zero, zero, zero
@@ -225,4 +224,4 @@ def sce_sum(rows, codes, n, selects, limit, quotas, weights, out, out_code, bad)
                 share[i] += w if agrees else zero
         for i in range(m):
             base[i] = base[i] + total[i] / max(share[i], np.float32(1e-6))
-        _encode(base_bits, m, out, out_code, start)
+        encode(base_bits, m, out, out_code, start)

@@ -8,11 +8,9 @@ import numpy as np
 
 from eutectic.ops.program import Program, Reduction, Tile
 from eutectic.ops.quantile import LOW_BINS
-from eutectic.ops.selection import Selection
+from eutectic.ops.selection import Selection, tile_of_scores
 
 __all__ = ["Fusion", "quartile_counts"]
-
-F32 = np.array([2, 2], dtype=np.int64)  # codes of a zero row and a row of scores, for the kernels of selection
 
 
 def quartile_counts(numel: int) -> list[int]:
@@ -54,23 +52,17 @@ class Fusion(Program):
         return None if reduction is not None and reduction.kind == "ties" else reduction  # equals are all taken
 
     def reduce(self, reduction: Reduction, tile: Tile, found: Found, total: np.ndarray) -> None:
-        from eutectic.ops import kernels, row_kernels
+        from eutectic.ops import row_kernels
 
         if reduction.kind == "divergence":
             row_kernels.row_divergences(tile.rows, tile.codes, tile.n, self.row, total.reshape(-1), tile.bad)
             return
         assert found.selection is not None
-        scores = np.zeros((2, tile.n), dtype=np.float32)
+        importances, scored = tile_of_scores(tile)
         row_kernels.importances(
-            tile.rows, tile.codes, tile.n, self.row, self._divergences(found, tile), scores[1], tile.bad
+            tile.rows, tile.codes, tile.n, self.row, self._divergences(found, tile), importances, tile.bad
         )
-        rows, bad = scores.view(np.uint8), np.zeros(2, dtype=np.int64)
-        if reduction.kind == "magnitudes":
-            kernels.magnitudes(rows, F32, tile.n, total[0], bad)
-        elif reduction.kind == "histogram":
-            kernels.histogram(rows, F32, tile.n, total, bad)
-        else:
-            kernels.refine(rows, F32, tile.n, found.selection.high, total)
+        found.selection.reduce(reduction, scored, total)
 
     def solve(self, reduction: Reduction, total: np.ndarray, found: Found) -> Found:
         if reduction.kind == "divergence":

@@ -1,8 +1,6 @@
 """Kernels of methods that look at whole rows: DELLA's ranks, Gram matrices per row, divergences of rows.
 
-Legend as in `kernels.py`, whose decoding and encoding are compiled into these; `row` is the number of elements of a
-row, and tiles are whole rows. numba's cache sees changes in this file only: `CODEC` is the digest of that file, and
-a test asks for it to be renewed when that file changes.
+Legend: `codec_kernels.py`; `row` is the number of elements of a row, and tiles are whole rows.
 """
 
 from __future__ import annotations
@@ -11,11 +9,12 @@ import math
 
 import numpy as np
 
-from eutectic.ops.kernels import STEP, _decode, _elect, _encode, _kernel, _narrow, _part, _subtract, philox
+from eutectic.ops.codec_kernels import STEP, decode, encode, inner, kernel, narrow, subtract
+from eutectic.ops.sparse_kernels import elect, philox
 
 __all__ = ["importances", "rank_sum", "row_divergences", "row_gram_sum", "threshold_sum"]
 
-CODEC = "a7efe1683ef51c7d"
+COMPILED_IN = "d6d3f3606b6e556b"
 BINS = 512  # sixty-four per binade, of the eight binades below a row's largest magnitude
 SHIFT = 17  # bits of a float32 below a bin
 LONGEST = 8192  # longer rows are sorted
@@ -26,7 +25,7 @@ EMPTY = np.int64(-1)
 # ---------------------------------------------------------------- DELLA: keep with a probability that grows with rank
 
 
-@_part
+@inner
 def _words(first, n, key0, key1, out):  # pragma: no cover - compiled
     """Random words first .. first+n of a stream, wherever a group begins."""
     group_words = np.empty(1024, np.uint32)
@@ -42,7 +41,7 @@ def _words(first, n, key0, key1, out):  # pragma: no cover - compiled
         at += count
 
 
-@_part
+@inner
 def _rank(sizes, n, i):  # pragma: no cover - compiled
     """How many entries are smaller than entry i, or equal and before it."""
     mine = sizes[i]
@@ -55,7 +54,7 @@ def _rank(sizes, n, i):  # pragma: no cover - compiled
     return np.int64(count)
 
 
-@_part
+@inner
 def _sorted(sizes, n):  # pragma: no cover - compiled
     """The indices of a row's entries from the smallest to the largest, equal ones in order: a radix sort."""
     order, other = np.empty(n, np.int32), np.empty(n, np.int32)
@@ -77,7 +76,7 @@ def _sorted(sizes, n):  # pragma: no cover - compiled
     return order
 
 
-@_part
+@inner
 def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts, undecided):  # pragma: no cover - compiled
     """Zero the entries of a row whose word is not below bounds[rank]; multiply the others by gains[rank], if any.
 
@@ -127,7 +126,7 @@ def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts, undecided):  # p
             bits[i] = np.uint32(0)
 
 
-@_part
+@inner
 def _l1(values, n):  # pragma: no cover - compiled
     """Sum of magnitudes in float64, in eight lanes."""
     a0, a1, a2, a3, a4, a5, a6, a7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -146,7 +145,7 @@ def _l1(values, n):  # pragma: no cover - compiled
     return ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))
 
 
-@_kernel
+@kernel
 def rank_sum(
     rows,
     codes,
@@ -179,11 +178,11 @@ def rank_sum(
     words, sizes, counts = np.empty(row, np.uint32), np.empty(row, np.int32), np.empty(BINS + 1, np.int32)
     undecided = np.empty(row + 1, np.int32)
     for start in range(0, n, row):
-        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
+        bad[0] += decode(rows[0], codes[0], start, row, base_bits)
         for s in range(k):
             bits, values = decoded[s], deltas[s]
-            bad[s + 1] += _decode(rows[s + 1], codes[s + 1], start, row, bits)
-            _subtract(values, base, row)
+            bad[s + 1] += decode(rows[s + 1], codes[s + 1], start, row, bits)
+            subtract(values, base, row)
             if measures:
                 partial[start // unit, s, 0] += _l1(values, row)
             if bounds[s, 0] < np.int64(1) << 32:
@@ -192,20 +191,20 @@ def rank_sum(
             if measures:
                 partial[start // unit, s, 1] += _l1(values, row)
         if not measures:
-            _elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, row)
-            _encode(base_bits, row, out, out_code, start)
+            elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, row)
+            encode(base_bits, row, out, out_code, start)
 
 
 # ---------------------------------------------------------------- Gram matrices per row
 
 
-@_part
+@inner
 def _clip(cosine):  # pragma: no cover - compiled
     """Between -1 and 1; NaN stays."""
     return 1.0 if cosine > 1.0 else (-1.0 if cosine < -1.0 else cosine)
 
 
-@_part
+@inner
 def _slerp_pair(aa, ab, bb, t):  # pragma: no cover - compiled
     """NuSLERP's coefficients of one row: `sphere.nuslerp_coefficients`."""
     long_a, long_b = math.sqrt(aa), math.sqrt(bb)
@@ -217,7 +216,7 @@ def _slerp_pair(aa, ab, bb, t):  # pragma: no cover - compiled
     return math.sin((1.0 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
-@_kernel
+@kernel
 def row_gram_sum(rows, codes, n, row, anchored, solver, t, out, out_code, bad):  # pragma: no cover - compiled
     """out = sum_s c_s x_s row by row (anchored: base + sum c_s (x_s - base)), c from the row's Gram matrix; float64.
 
@@ -233,7 +232,7 @@ def row_gram_sum(rows, codes, n, row, anchored, solver, t, out, out_code, bad): 
     for start in range(0, n, row):
         for s in range(rows.shape[0]):
             into = base if s < first else values[s - first]
-            bad[s] += _decode(rows[s], codes[s], start, row, bits)
+            bad[s] += decode(rows[s], codes[s], start, row, bits)
             for i in range(row):
                 into[i] = np.float64(single[i])
             if s >= first:
@@ -266,10 +265,10 @@ def row_gram_sum(rows, codes, n, row, anchored, solver, t, out, out_code, bad): 
                 total[i] += base[i]
         for part in range(0, row, STEP):
             m = min(STEP, row - part)
-            _narrow(total[part : part + m], m, out, out_code, start + part, bits)
+            narrow(total[part : part + m], m, out, out_code, start + part, bits)
 
 
-@_part
+@inner
 def _dot(x, y, n):  # pragma: no cover - compiled
     """<x, y> in float64, in eight lanes."""
     a0, a1, a2, a3, a4, a5, a6, a7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -291,14 +290,14 @@ def _dot(x, y, n):  # pragma: no cover - compiled
 # ---------------------------------------------------------------- Arcee fusion: importance of every change
 
 
-@_kernel
+@kernel
 def row_divergences(rows, codes, n, row, found, bad):  # pragma: no cover - compiled
     """found[r] = KL(softmax(row r of x_1) || softmax(row r of x_0)), 1e-8 added to both, in float64."""
     base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
     base, values = base_bits.view(np.float32), bits.view(np.float32)
     for start in range(0, n, row):
-        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
-        bad[1] += _decode(rows[1], codes[1], start, row, bits)
+        bad[0] += decode(rows[0], codes[0], start, row, base_bits)
+        bad[1] += decode(rows[1], codes[1], start, row, bits)
         high_p, high_q = np.float64(values[0]), np.float64(base[0])
         for i in range(row):
             high_p, high_q = max(high_p, np.float64(values[i])), max(high_q, np.float64(base[i]))
@@ -314,30 +313,30 @@ def row_divergences(rows, codes, n, row, found, bad):  # pragma: no cover - comp
         found[start // row] = total
 
 
-@_kernel
+@kernel
 def importances(rows, codes, n, row, divergences, found, bad):  # pragma: no cover - compiled
     """found[i] = |x_1 - x_0| times the divergence of the row, float32 [n]."""
     base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
     base, values = base_bits.view(np.float32), bits.view(np.float32)
     for start in range(0, n, row):
-        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
-        bad[1] += _decode(rows[1], codes[1], start, row, bits)
+        bad[0] += decode(rows[0], codes[0], start, row, base_bits)
+        bad[1] += decode(rows[1], codes[1], start, row, bits)
         divergence = np.float32(divergences[start // row])
         here = found[start : start + row]
         for i in range(row):
             here[i] = abs(values[i] - base[i]) * divergence
 
 
-@_kernel
+@kernel
 def threshold_sum(rows, codes, n, row, divergences, threshold, out, out_code, bad):  # pragma: no cover - compiled
     """out = x_1 - x_0 added to x_0 where its importance is at least the threshold; float32."""
     base_bits, bits = np.empty(row, np.uint32), np.empty(row, np.uint32)
     base, values = base_bits.view(np.float32), bits.view(np.float32)
     for start in range(0, n, row):
-        bad[0] += _decode(rows[0], codes[0], start, row, base_bits)
-        bad[1] += _decode(rows[1], codes[1], start, row, bits)
+        bad[0] += decode(rows[0], codes[0], start, row, base_bits)
+        bad[1] += decode(rows[1], codes[1], start, row, bits)
         divergence = np.float32(divergences[start // row])
         for i in range(row):
             delta = values[i] - base[i]
             base[i] = base[i] + (delta if abs(delta) * divergence >= threshold else np.float32(0.0))
-        _encode(base_bits, row, out, out_code, start)
+        encode(base_bits, row, out, out_code, start)

@@ -10,11 +10,9 @@ import numpy as np
 
 from eutectic.ops.program import BLOCK, Program, Reduction, Tile
 from eutectic.ops.quantile import LOW_BINS
-from eutectic.ops.selection import Selection
+from eutectic.ops.selection import Selection, tile_of_scores
 
 __all__ = ["Found", "SelectErase", "energy_weights"]
-
-F32 = np.array([2, 2], dtype=np.int64)  # codes of a zero row and a row of scores, for the kernels of selection
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class SelectErase(Program):
         return None if found.weights is not None else Reduction("squares", "blocks", (self.count,), "float64")
 
     def reduce(self, reduction: Reduction, tile: Tile, found: Found, total: np.ndarray) -> None:
-        from eutectic.ops import entry_kernels, kernels
+        from eutectic.ops import entry_kernels
 
         if reduction.kind == "squares":
             assert found.selection is not None and found.selection.limits is not None
@@ -57,21 +55,13 @@ class SelectErase(Program):
                 tile.rows, tile.codes, tile.n, self.selects, limit, self._quotas(found, tile), total, tile.bad
             )
             return
-        scores = np.zeros((2, tile.n), dtype=np.float32)
-        entry_kernels.variances(tile.rows, tile.codes, tile.n, scores[1], tile.bad)
-        rows, bad = scores.view(np.uint8), np.zeros(2, dtype=np.int64)
+        variances, scored = tile_of_scores(tile)
+        entry_kernels.variances(tile.rows, tile.codes, tile.n, variances, tile.bad)
         if reduction.kind == "count":
-            total[0] += np.count_nonzero(scores[1])
-        elif reduction.kind == "magnitudes":
-            kernels.magnitudes(rows, F32, tile.n, total[0], bad)
-        elif reduction.kind == "histogram":
-            kernels.histogram(rows, F32, tile.n, total, bad)
-        elif reduction.kind == "refine":
-            assert found.selection is not None
-            kernels.refine(rows, F32, tile.n, found.selection.high, total)
+            total[0] += np.count_nonzero(variances)
         else:
             assert found.selection is not None
-            kernels.count_ties(rows, F32, tile.n, found.selection.asked, total)
+            found.selection.reduce(reduction, scored, total)
 
     def solve(self, reduction: Reduction, total: np.ndarray, found: Found) -> Found:
         if reduction.kind == "count":

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eutectic.ops.program import Reduction
+from eutectic.ops.program import Reduction, Tile
 from eutectic.ops.quantile import HIGH_BINS, LOW_BINS, find_bin, select, share_ties
 
-__all__ = ["PLENTY", "Selection"]
+__all__ = ["PLENTY", "Selection", "tile_of_scores"]
 
 PLENTY = np.iinfo(np.int64).max // 4
-KINDS = ("magnitudes", "histogram", "refine", "ties")
+F32 = np.array([2, 2], dtype=np.int64)  # element types of a row of zeros and a row of scores
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,20 @@ class Selection:
                 return Reduction("histogram", "sum", (self.scores, HIGH_BINS))
             return Reduction("refine", "sum", (len(self.keep), LOW_BINS))
         return None if self.quotas is not None else Reduction("ties", "blocks", (len(self.keep),))
+
+    def reduce(self, reduction: Reduction, tile: Tile, total: np.ndarray) -> None:
+        """Add a tile to a pass that `wants` asked for; scores are the differences of the tile's rows to its first."""
+        from eutectic.ops import sparse_kernels as kernels
+
+        rows, codes, n, bad = tile.rows, tile.codes, tile.n, tile.bad
+        if reduction.kind == "magnitudes":
+            kernels.magnitudes(rows, codes, n, total[0], bad)
+        elif reduction.kind == "histogram":
+            kernels.histogram(rows, codes, n, total, bad)
+        elif reduction.kind == "refine":
+            kernels.refine(rows, codes, n, self.high, total)
+        else:
+            kernels.count_ties(rows, codes, n, self.asked, total)
 
     def solve(self, reduction: Reduction, total: np.ndarray) -> Selection:
         """The selection, with what the finished pass says."""
@@ -92,6 +106,13 @@ class Selection:
         if len(self.quotas) == 1:
             return np.broadcast_to(self.quotas, (blocks, self.quotas.shape[1])).copy()
         return self.quotas[block : block + blocks]
+
+
+def tile_of_scores(tile: Tile) -> tuple[np.ndarray, Tile]:
+    """Room for one score (float32) per element of a tile, and a tile of it that `Selection.reduce` takes."""
+    scores = np.zeros((2, tile.n), dtype=np.float32)
+    bad = np.zeros(2, dtype=np.int64)
+    return scores[1], Tile(scores.view(np.uint8), F32, tile.n, tile.first, tile.block, bad)
 
 
 def _plenty(count: int) -> np.ndarray:

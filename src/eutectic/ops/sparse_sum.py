@@ -84,21 +84,15 @@ class SparseSum(Program):
         return reduction
 
     def reduce(self, reduction: Reduction, tile: Tile, found: Found, total: np.ndarray) -> None:
-        from eutectic.ops import kernels
+        if reduction.kind != "l1":
+            found.selection.reduce(reduction, tile, total)
+            return
+        from eutectic.ops.sparse_kernels import l1_sums
 
-        if reduction.kind == "magnitudes":
-            kernels.magnitudes(tile.rows, tile.codes, tile.n, total[0], tile.bad)
-        elif reduction.kind == "histogram":
-            kernels.histogram(tile.rows, tile.codes, tile.n, total, tile.bad)
-        elif reduction.kind == "refine":
-            kernels.refine(tile.rows, tile.codes, tile.n, found.selection.high, total)
-        elif reduction.kind == "ties":
-            kernels.count_ties(tile.rows, tile.codes, tile.n, found.selection.asked, total)
-        else:
-            kernels.l1_sums(
-                tile.rows, tile.codes, tile.n, int(not self.by_magnitude), found.selection.limits,
-                self._quotas(found, tile), self.keys, tile.first, total, tile.bad,
-            )  # fmt: skip
+        l1_sums(
+            tile.rows, tile.codes, tile.n, int(not self.by_magnitude), found.selection.limits,
+            self._quotas(found, tile), self.keys, tile.first, total, tile.bad,
+        )  # fmt: skip
 
     def solve(self, reduction: Reduction, total: np.ndarray, found: Found) -> Found:
         if reduction.kind != "l1":
@@ -106,7 +100,7 @@ class SparseSum(Program):
         return replace(found, factors=restoring_factors(total))
 
     def combine(self, tile: Tile, found: Found, out: np.ndarray, out_code: int) -> None:
-        from eutectic.ops.kernels import sparse_sum
+        from eutectic.ops.sparse_kernels import sparse_sum
 
         sparse_sum(
             tile.rows, tile.codes, tile.n, int(not self.by_magnitude), found.selection.limits,

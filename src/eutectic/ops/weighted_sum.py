@@ -41,7 +41,7 @@ class WeightedSum(Program):
         self.anchored = anchored
 
     def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
-        from eutectic.ops.kernels import weighted_sum
+        from eutectic.ops.sum_kernels import weighted_sum
 
         weighted_sum(tile.rows, tile.codes, self.coefficients, self.anchored, tile.n, out, out_code, tile.bad)
 
@@ -61,7 +61,7 @@ class GramSum(Program):
         return Reduction("gram", "blocks", (self.count, self.count), "float64") if found is None else None
 
     def reduce(self, reduction: Reduction, tile: Tile, found: Any, total: np.ndarray) -> None:
-        from eutectic.ops.kernels import gram
+        from eutectic.ops.sum_kernels import gram
 
         gram(tile.rows, tile.codes, tile.n, self.anchored, total, tile.bad)
 
@@ -74,7 +74,7 @@ class GramSum(Program):
         return np.asarray([0.0, *solved] if self.anchored else solved, dtype=np.float64)
 
     def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
-        from eutectic.ops.kernels import weighted_sum
+        from eutectic.ops.sum_kernels import weighted_sum
 
         weighted_sum(tile.rows, tile.codes, found, self.anchored, tile.n, out, out_code, tile.bad)
 

@@ -169,6 +169,11 @@ class Plan(Checkpoint):
         largest = max((self._thread_bytes(kind, tile) for kind in self.kinds), default=0)
         return threads * (largest + JOBS_AHEAD * self.scratch_bytes())
 
+    @property
+    def device_peak(self) -> int:
+        """Most bytes that a merge takes on a GPU; 0 where none merges."""
+        return max((self.device_bytes(kind.step) for kind in self.kinds), default=0) if self.options.on_gpu else 0
+
     def device_bytes(self, step: Step) -> int:
         """Bytes that a tensor takes on a GPU: two spans of raw inputs and results, float32 copies and temporaries."""
         if step.action == "copy":
@@ -216,7 +221,7 @@ class Plan(Checkpoint):
 
     @property
     def peak(self) -> int:
-        """Most resident bytes that the process will reach."""
+        """Most resident bytes that the process will reach; what the CUDA runtime maps for itself comes on top."""
         process = TORCH_BYTES if self.uses_torch else PROCESS_BYTES
         return process + self.shape.buffers + STEP_BYTES * len(self.steps) * len(self.tree.leaves)
 
@@ -345,6 +350,7 @@ class Plan(Checkpoint):
                 "budget": self.options.max_memory,
                 "buffers": self.shape.buffers,
                 "peak": self.peak,
+                "device": self.device_peak,
             },
             "seconds": round(seconds, 3),
             "rate": origin,
