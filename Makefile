@@ -50,7 +50,7 @@ parity: venv  ## every method and option against mergekit 0.1.5, number by numbe
 	$(BIN)/python benchmarks/parity/run.py
 
 lock: venv  ## write requirements.lock from the present .venv
-	$(BIN)/python -m pip freeze --exclude-editable --exclude eutectic > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable --exclude eutectic | sed s/+cpu// > requirements.lock
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) demo-output benchmarks/.work .pytest_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import Distribution, distributions, version
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,6 @@ def batch(site: Path, calls: list[list[Any]]) -> Iterator[tuple[int, str, str]]:
     yield from (tuple(json.loads(line)) for line in done.stdout.splitlines())
 
 
-def setuptools_is_new() -> bool:
-    try:
-        return int(version("setuptools").partition(".")[0]) >= 77
-    except Exception:
-        return False
-
-
-@pytest.mark.skipif(not setuptools_is_new(), reason="pip needs a build backend, and none may be downloaded")
 def test_pip_installs_the_example(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "plugin")  # building leaves files behind
     flags = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
