@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from eutectic.recipes.semantics import one_thread
 from eutectic.recipes.tree import check_parameters
 from eutectic.recipes.yaml_text import dump_yaml
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
-from eutectic.weights.sink import JOURNAL, Sink, staging_of
+from eutectic.weights.sink import JOURNAL, Sink, fingerprint_of, staging_of
 
 __all__ = ["RecipeLike", "Watcher", "check_merge", "merge", "plan"]
 
@@ -208,12 +208,11 @@ def _check_staged(staging: Path, mark: str, *, resume: bool, force: bool) -> Non
         return
     if not resume:
         raise OutputError(f"{staging} holds an unfinished merge: --resume continues it, --force starts over")
-    with suppress(ValueError, AttributeError):  # a torn line: the sink starts over
-        if json.loads(journal.read_bytes().partition(b"\n")[0]).get("fingerprint", mark) != mark:
-            raise OutputError(
-                f"{staging} was started from another recipe, other sources or other options; "
-                "--force starts over, or remove that folder"
-            )
+    if fingerprint_of(staging) not in (None, mark):  # None, a torn line: the sink starts over
+        raise OutputError(
+            f"{staging} was started from another recipe, other sources or other options; "
+            "--force starts over, or remove that folder"
+        )
 
 
 def _load_kernels(made: Plan, watcher: Watcher) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "Sink",
     "Written",
     "explain",
+    "fingerprint_of",
     "read_runs",
     "split_into_shards",
     "staging_of",
@@ -125,6 +126,15 @@ def read_runs(descriptor: int, offset: int, nbytes: int) -> Iterator[memoryview]
             return
         yield run[:count]
         offset, nbytes = offset + count, nbytes - count
+
+
+def fingerprint_of(staging: Path) -> str | None:
+    """The fingerprint of the run that an unfinished result belongs to; None where it does not say."""
+    try:
+        first = json.loads((staging / JOURNAL).read_bytes().partition(b"\n")[0])
+    except (OSError, ValueError):
+        return None
+    return first.get("fingerprint") if isinstance(first, dict) else None
 
 
 class Sink:

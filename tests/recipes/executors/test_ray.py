@@ -195,6 +195,17 @@ def test_a_node_that_does_not_see_out_is_refused(recipe: Path, tmp_path: Path) -
         executor._merge_shard(order, str(tmp_path / "out.partial"), 0, list(made), None)
 
 
+def test_a_task_that_outlived_its_run_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    made, order = _order(recipe)
+    staging = tmp_path / "out.partial"
+    staging.mkdir()
+    (staging / ".journal").write_text('{"fingerprint": "of another recipe"}\n')
+    (staging / made.shards[0].name).write_bytes(made.shards[0].header)
+    with pytest.raises(OutputError, match="belongs to another run"):
+        executor._merge_shard(order, str(staging), 0, list(made), None)
+    assert (staging / made.shards[0].name).read_bytes() == made.shards[0].header
+
+
 def test_without_ray_the_extra_is_named(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'eutectic\[ray\]'"):

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import EutecticError, MissingDependencyError, OutputError, ResourceError, SourceError
 from eutectic.recipes.executors.local import Shared, Stream, find_shared_here
-from eutectic.recipes.plan import Options, Plan
+from eutectic.recipes.plan import Options, Plan, make_plan
 from eutectic.recipes.provenance import fingerprint
 from eutectic.weights.shard_writer import ShardWriter
-from eutectic.weights.sink import Sink
+from eutectic.weights.sink import Sink, fingerprint_of
 
 if TYPE_CHECKING:
     from eutectic.recipes.executors import Progress
@@ -58,19 +58,18 @@ class Cluster:
         self._connected = _connect(self.ray, plan.options.address)
         try:
             self.nodes = [node for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-            self.demand = self._demand()
-            options = replace(plan.options, threads=self.demand["num_cpus"], executor="local", address=None)
+            threads = plan.options.threads or int(min((n["Resources"]["CPU"] for n in self.nodes), default=1)) or 1
+            options = replace(plan.options, threads=threads, executor="local", address=None)
+            self.demand = self._demand(threads, make_plan(plan.recipe, options).peak)
             self.order = _Order(json.dumps(plan.expanded), options, fingerprint(plan))
             self._ask_nodes()
         except BaseException:
             self.close()
             raise
 
-    def _demand(self) -> dict[str, Any]:
-        """The resources of one task: by default all processors of the smallest node."""
+    def _demand(self, threads: int, memory: int) -> dict[str, Any]:
+        """The resources of one task, which some node must have; Ray would wait for such a node for ever."""
         most = max((node["Resources"] for node in self.nodes), key=lambda found: found["CPU"], default={"CPU": 0})
-        threads = self.plan.options.threads or int(min((n["Resources"]["CPU"] for n in self.nodes), default=1)) or 1
-        memory = self.plan.peak
         if threads > most["CPU"] or memory > most.get("memory", 0):
             raise ResourceError(
                 f"a task needs {threads} processors and {memory:,} bytes of memory; the largest of {len(self.nodes)} "
@@ -83,14 +82,14 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ask = self.ray.remote(num_cpus=0, max_retries=1)(_check_plan)
-        asked = {
-            node["NodeManagerAddress"]: ask.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(self.order)
+        asked = [
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                self.order
+            )
             for node in self.nodes
-        }
-        for address, answer in asked.items():
-            with self._named(f"node {address}"):
+        ]
+        for node, answer in zip(self.nodes, asked, strict=True):
+            with self._named(f"node {node['NodeManagerAddress']}"):
                 self.ray.get(answer)
 
     def run(self, sink: Sink) -> None:
@@ -103,15 +102,19 @@ class Cluster:
             todo = [name for name in shard.offsets if name not in sink.digests]
             if todo:
                 pending[task.remote(self.order, str(sink.staging), at, todo, shared)] = shard
-        while pending:
-            (ready,), _ = self.ray.wait(list(pending), num_returns=1)
-            shard = pending.pop(ready)
-            with self._named(shard.name):
-                digests = self.ray.get(ready)
-            for name, digest in digests.items():
-                sink.complete(name, digest)
-                step = steps[name]
-                self.progress(step.nbytes + self.plan.input_bytes(step))
+        try:
+            while pending:
+                (ready,), _ = self.ray.wait(list(pending), num_returns=1)
+                shard = pending.pop(ready)
+                with self._named(shard.name):
+                    digests = self.ray.get(ready)
+                for name, digest in digests.items():
+                    sink.complete(name, digest)
+                    step = steps[name]
+                    self.progress(step.nbytes + self.plan.input_bytes(step))
+        finally:
+            for begun in pending:  # after a failure, or an interruption: nobody writes into what is left
+                self.ray.cancel(begun, force=True)
 
     @contextmanager
     def _named(self, what: str) -> Iterator[None]:
@@ -193,6 +196,8 @@ def _merge_shard(order: _Order, staging: str, at: int, names: list[str], shared:
     steps = [step for step in made.steps if step.name in wanted]
     if not Path(staging).is_dir():
         raise OutputError(f"{staging} is not there on this node; {HELP}")
+    if fingerprint_of(Path(staging)) != order.fingerprint:
+        raise OutputError(f"{staging} belongs to another run by now")  # ours was given up, and its tasks outlived it
     writer = ShardWriter(Path(staging), made.shards[at], steps)
     try:
         Stream(made, shared=shared).run(writer, steps)
