@@ -251,7 +251,7 @@ def test_without_a_gpu_nothing_is_begun(models: dict[str, Path], tmp_path: Path,
     for more in ([], ["--dry-run"]):
         result = cli("merge", recipe, tmp_path / "out", "--device", "cuda", *more)
         assert result.exit_code == 6
-        assert "finds none" in result.stderr and "Leave the flag out" in result.stderr
+        assert "finds no GPU" in result.stderr and "Leave the flag out" in result.stderr
     assert not list(tmp_path.glob("out*"))
 
 
@@ -276,7 +276,7 @@ def test_too_little_device_memory_is_refused_with_the_tensor(
     with pytest.raises(ResourceError, match=r"big.weight \[700, 333\] needs about [\d,]+ bytes of device memory"):
         gpu.check_device(plan)
     plan = eutectic.plan(_recipe(models, "linear", weight=0.4), device="cuda:2")
-    with pytest.raises(ResourceError, match="finds 2 of them"):
+    with pytest.raises(ResourceError, match="finds 2 GPUs, numbered from 0"):
         gpu.check_device(plan)
 
 

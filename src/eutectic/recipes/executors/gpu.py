@@ -52,14 +52,14 @@ def check_device(plan: Plan) -> torch.device:
         module = torch.get_device_module(device)
         count = module.device_count() if module.is_available() else 0
         if (device.index or 0) >= count:
-            found = f"{count} of them" if count else "none"
+            found = f"{count} GPU{'s' if count > 1 else ''}, numbered from 0" if count else "no GPU"
             raise ResourceError(
                 f"--device {plan.options.device}: torch {torch.__version__} finds {found}. Leave the flag out, or "
                 "install a torch that is built for this machine's GPU"
             )
         free = int(module.mem_get_info(device)[0] * SPARE)
-        need, step = max(((plan.device_bytes(k.step), k.step) for k in plan.kinds), key=lambda pair: pair[0])
-        if need > free:
+        step = max((kind.step for kind in plan.kinds), key=plan.device_bytes, default=None)
+        if step is not None and (need := plan.device_bytes(step)) > free:
             raise ResourceError(
                 f"--device {plan.options.device}: {step.name} {list(step.shape)} needs about {need:,} bytes of device "
                 f"memory, {free:,} can be counted on; leave the flag out to merge on the CPU, in bounded memory"
