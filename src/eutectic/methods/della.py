@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ def _lower(setting: Setting) -> Program:
     _check(p["density"], p["epsilon"])
     return RankSum(
         setting.row,
+        math.prod(setting.shape) // max(1, setting.row),
         p["weight"],
         p["density"],
         p["epsilon"],

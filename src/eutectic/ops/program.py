@@ -52,6 +52,8 @@ class Program(ABC):
     """At most how many reductions it asks for: what the plan counts bytes by."""
     scratch_bytes: int = 0
     """Bytes of its largest "sum" total: one per thread is held."""
+    held_bytes: int = 0
+    """Bytes that its passes find and the combination of the same tensor needs, besides a few per block."""
     row: int = 0
     """Elements of a row, where rows must not be cut; 0 where any block may be."""
     work_bytes: int = 0

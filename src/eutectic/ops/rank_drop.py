@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RankSum", "drop_by_rank", "rank_probabilities"]
 
+MOST_HELD = 16 << 20  # bytes of kept bits of a tensor; larger tensors are ranked a second time
 ALWAYS = 1 << 32  # a bound that no 32-bit word reaches
 
 
@@ -65,12 +66,16 @@ def rank_gains(row: int, density: float, epsilon: float) -> np.ndarray:
     return np.divide(1.0, p, out=np.ones(row), where=p > 0).astype(np.float32)
 
 
+_Found = tuple[np.ndarray, np.ndarray]  # the factor of every source; the kept bits of every part, or nothing
+
+
 class RankSum(Program):
     """base + scale * Σ w_s kept_s(x_s - base) by rank in the row, sign election and normalisation as `SparseSum`."""
 
     def __init__(
         self,
         row: int,
+        rows: int,
         weights: Sequence[float],
         densities: Sequence[float],
         epsilons: Sequence[float],
@@ -90,28 +95,52 @@ class RankSum(Program):
         self.gains = np.stack([rank_gains(row, d, e)[:width] for d, e in pairs])
         self.vote, self.normalize, self.scale = VOTES[vote], bool(normalize), np.float32(scale)
         self.most_passes = int(rescale == "l1")
+        bits = rows * len(pairs) * -(-row // 8)
+        self.holds = rescale == "l1" and bits <= MOST_HELD and bool((self.bounds < ALWAYS).any())
+        self.held_bytes = bits if self.holds else 0
         self.work_bytes = 4 * (len(pairs) + 8) if row > BLOCK else 0  # rows that fit the caches need no counting
 
-    def begin(self, numel: int, blocks: int) -> np.ndarray | None:
-        return None if self.rescale == "l1" else np.ones(len(self.weights), dtype=np.float32)
+    def begin(self, numel: int, blocks: int) -> _Found | None:
+        if self.rescale == "l1":
+            return None
+        return np.ones(len(self.weights), dtype=np.float32), np.empty((blocks, 0), dtype=np.uint8)
 
-    def wants(self, found: np.ndarray | None) -> Reduction | None:
-        return Reduction("l1", "blocks", (len(self.weights), 2), "float64") if found is None else None
+    def wants(self, found: _Found | None) -> Reduction | None:
+        return Reduction("l1", "blocks", (self._sums + self._bits,), "uint8") if found is None else None
 
-    def reduce(self, reduction: Reduction, tile: Tile, found: np.ndarray | None, total: np.ndarray) -> None:
-        self._run(tile, total, np.ones(len(self.weights), dtype=np.float32), np.empty(0, dtype=np.uint8), 0)
+    @property
+    def _sums(self) -> int:
+        """Bytes of the sums of one part: of all, and of the kept entries of every source."""
+        return 16 * len(self.weights)
 
-    def solve(self, reduction: Reduction, total: np.ndarray, found: np.ndarray | None) -> np.ndarray:
-        return restoring_factors(total)
+    @property
+    def _bits(self) -> int:
+        """Bytes of the kept bits of one part."""
+        return len(self.weights) * (self.unit // self.row) * -(-self.row // 8) if self.holds else 0
 
-    def combine(self, tile: Tile, found: np.ndarray | None, out: np.ndarray, out_code: int) -> None:
+    def reduce(self, reduction: Reduction, tile: Tile, found: _Found | None, total: np.ndarray) -> None:
+        sums = np.zeros((len(total), len(self.weights), 2))
+        held = np.zeros((len(total), self._bits), dtype=np.uint8)
+        self._run(tile, sums, held, np.ones(len(self.weights), dtype=np.float32), np.empty(0, dtype=np.uint8), 0)
+        total[:, : self._sums] = sums.reshape(len(total), -1).view(np.uint8)
+        total[:, self._sums :] = held
+
+    def solve(self, reduction: Reduction, total: np.ndarray, found: _Found | None) -> _Found:
+        sums = total[:, : self._sums].copy().view(np.float64).reshape(len(total), len(self.weights), 2)
+        return restoring_factors(sums), total[:, self._sums :]
+
+    def combine(self, tile: Tile, found: _Found | None, out: np.ndarray, out_code: int) -> None:
         assert found is not None
-        self._run(tile, np.empty((0, len(self.weights), 2)), found, out, out_code)
+        factors, bits = found
+        held = np.ascontiguousarray(bits[tile.block : tile.block + -(-tile.n // self.unit)])
+        self._run(tile, np.empty((0, len(self.weights), 2)), held, factors, out, out_code)
 
-    def _run(self, tile: Tile, partial: np.ndarray, factors: np.ndarray, out: np.ndarray, out_code: int) -> None:
+    def _run(
+        self, tile: Tile, sums: np.ndarray, held: np.ndarray, factors: np.ndarray, out: np.ndarray, out_code: int
+    ) -> None:
         from eutectic.ops.row_kernels import rank_sum
 
         rank_sum(
             tile.rows, tile.codes, tile.n, self.row, tile.first, self.keys, self.bounds, self.gains, self.unit,
-            partial, factors, self.weights, self.vote, self.normalize, self.scale, out, out_code, tile.bad,
+            sums, held, factors, self.weights, self.vote, self.normalize, self.scale, out, out_code, tile.bad,
         )  # fmt: skip

@@ -127,6 +127,32 @@ def _keep_by_rank(bits, n, words, bounds, gains, sizes, counts, undecided):  # p
 
 
 @inner
+def _hold(bits, n, mask):  # pragma: no cover - compiled
+    """mask: one bit for every entry that is not +0, the lowest bit first."""
+    for byte in range(n // 8):
+        found = np.uint32(0)
+        for bit in range(8):
+            found |= np.uint32(bits[byte * 8 + bit] != 0) << np.uint32(bit)
+        mask[byte] = np.uint8(found)
+    if n % 8:
+        found = np.uint32(0)
+        for bit in range(n % 8):
+            found |= np.uint32(bits[n // 8 * 8 + bit] != 0) << np.uint32(bit)
+        mask[n // 8] = np.uint8(found)
+
+
+@inner
+def _keep_held(bits, n, mask):  # pragma: no cover - compiled
+    """Zero the entries whose bit is not set."""
+    for byte in range(n // 8):
+        found = np.uint32(mask[byte])
+        for bit in range(8):
+            bits[byte * 8 + bit] *= (found >> np.uint32(bit)) & np.uint32(1)
+    for i in range(n // 8 * 8, n):
+        bits[i] *= (np.uint32(mask[i // 8]) >> np.uint32(i % 8)) & np.uint32(1)
+
+
+@inner
 def _l1(values, n):  # pragma: no cover - compiled
     """Sum of magnitudes in float64, in eight lanes."""
     a0, a1, a2, a3, a4, a5, a6, a7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -157,6 +183,7 @@ def rank_sum(
     gains,
     unit,
     partial,
+    held,
     factors,
     weights,
     vote,
@@ -170,8 +197,10 @@ def rank_sum(
 
     Where `partial` has rows, instead: partial[b, s] = (sum |delta_s|, sum |kept delta_s|) over part b of the tile,
     `unit` elements, in float64. One kernel does both, for most of its code, and of its compilation, is shared.
+    Where `held` has columns, uint8 [parts, sources x rows x bytes], that pass writes a bit for every kept entry and
+    the combination reads them instead of ranking again.
     """
-    k, measures = rows.shape[0] - 1, partial.shape[0] > 0
+    k, measures, holds = rows.shape[0] - 1, partial.shape[0] > 0, held.shape[1] > 0
     base_bits, decoded = np.empty(row, np.uint32), np.empty((k, row), np.uint32)
     base, deltas = base_bits.view(np.float32), decoded.view(np.float32)
     ballot, total, share = np.empty(row, np.float32), np.empty(row, np.float32), np.empty(row, np.float32)
@@ -185,11 +214,17 @@ def rank_sum(
             subtract(values, base, row)
             if measures:
                 partial[start // unit, s, 0] += _l1(values, row)
-            if bounds[s, 0] < np.int64(1) << 32:
+            place = (s * (unit // row) + start % unit // row) * (-(-row // 8))
+            mask = held[start // unit, place : place + -(-row // 8)]
+            if holds and not measures:
+                _keep_held(bits, row, mask)
+            elif bounds[s, 0] < np.int64(1) << 32:
                 _words(first + start, row, keys[s, 0], keys[s, 1], words)
                 _keep_by_rank(bits, row, words, bounds[s], gains[s], sizes, counts, undecided)
             if measures:
                 partial[start // unit, s, 1] += _l1(values, row)
+                if holds:
+                    _hold(bits, row, mask)
         if not measures:
             elect(deltas, factors, weights, vote, normalize, scale, base, ballot, total, share, row)
             encode(base_bits, row, out, out_code, start)

@@ -167,7 +167,12 @@ class Plan(Checkpoint):
 
     def _buffers(self, threads: int, tile: int) -> int:
         largest = max((self._thread_bytes(kind, tile) for kind in self.kinds), default=0)
-        return threads * (largest + JOBS_AHEAD * self.scratch_bytes())
+        held = max((sum(p.held_bytes for p in kind.programs.values()) for kind in self.kinds), default=0)
+        return threads * (largest + JOBS_AHEAD * self.scratch_bytes()) + self.most_jobs(threads) * held
+
+    def most_jobs(self, threads: int) -> int:
+        """How many tensors may be under way at once."""
+        return JOBS_AHEAD if self.scratch_bytes() else threads + 1
 
     @property
     def device_peak(self) -> int:

@@ -13,7 +13,7 @@ from eutectic.recipes.compute import Job, Workspace
 from eutectic.recipes.executors import Progress
 from eutectic.recipes.executors.schedule import Chain, Stage, run_chains
 from eutectic.recipes.match import Step
-from eutectic.recipes.plan import JOBS_AHEAD, Plan
+from eutectic.recipes.plan import Plan
 from eutectic.recipes.profile import Profile
 from eutectic.recipes.semantics import one_thread
 from eutectic.recipes.tree import Merge
@@ -203,7 +203,6 @@ class Stream:
         """Merge and write every tensor (of `steps`, or of the plan) that the sink does not hold yet."""
         plan, self.sink = self.plan, sink
         todo = [step for step in (plan.steps if steps is None else steps) if step.name not in sink.digests]
-        most = JOBS_AHEAD if plan.scratch_bytes() else len(self.workers) + 1
         with (
             one_thread(plan.uses_torch),
             ReadAhead([ref for step in todo for ref in step.refs if ref is not None]) as self.ahead,
@@ -213,7 +212,7 @@ class Stream:
                     find_shared(plan, lambda chain: run_chains([chain], self.workers, 1)) if todo else ({}, {})
                 )
             found, first_block = self.shared
-            run_chains((self._tensor(step, found, first_block.get(step.name, 0)) for step in todo), self.workers, most)
+            run_chains((self._tensor(step, found, first_block.get(step.name, 0)) for step in todo), self.workers, plan.most_jobs(len(self.workers)))
 
     def close(self) -> None:
         """Nothing is held between runs."""
