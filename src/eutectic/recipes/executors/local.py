@@ -212,7 +212,8 @@ class Stream:
                     find_shared(plan, lambda chain: run_chains([chain], self.workers, 1)) if todo else ({}, {})
                 )
             found, first_block = self.shared
-            run_chains((self._tensor(step, found, first_block.get(step.name, 0)) for step in todo), self.workers, plan.most_jobs(len(self.workers)))
+            tensors = (self._tensor(step, found, first_block.get(step.name, 0)) for step in todo)
+            run_chains(tensors, self.workers, plan.most_jobs(len(self.workers)))
 
     def close(self) -> None:
         """Nothing is held between runs."""
