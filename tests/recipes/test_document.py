@@ -139,7 +139,7 @@ def test_python_objects_become_plain_data() -> None:
         ("a: @x", ["r.yaml:1:4: a text that starts with this character needs quotes"]),
         ("a: *x", ["r.yaml:1:4: not valid YAML: found undefined alias 'x'"]),
         ("a: &a [1, *a]", ["r.yaml:1:4: this anchor holds an alias to itself"]),
-        ("a: 1\n---\nb: 2", ["r.yaml:2:1: a second document starts here; multi-document"]),
+        ("a: 1\n---\nb: 2", ["r.yaml:3:1: exactly one recipe must be left that no other uses"]),
         (b"a: 1\nbc: \xff", ["r.yaml:2:5: the byte 0xff is not UTF-8"]),
         ("a: 1\nb: x\0", ["r.yaml:2:5: the character 0x00 is not allowed"]),
         ('a: "\\UFFFFFFFF"', ["r.yaml:1:7: not valid YAML"]),

@@ -119,6 +119,13 @@ seed: -1
         (with_(dtype="bflot16"), "found 'bflot16'; did you mean 'bfloat16'?"),
         (with_(dtype="int8"), "float8_e5m2; found 'int8'"),
         (with_(out_dtype=16), "recipe: out_dtype: 'out_dtype' must be one of bfloat16, "),
+        (with_(slices=[]), "'models' and 'slices' stand side by side; exactly one of models, slices, modules"),
+        (with_(modules={}), "'models' and 'modules' stand side by side"),
+        ({"merge_method": "x", "modules": {"m": {}}}, "recipe: modules.m: key 'models' is missing"),
+        ({"merge_method": "x", "modules": {"m": {"models": [{"model": "a"}], "slices": []}}}, "side by side"),
+        ({"merge_method": "x", "slices": [{"sources": [{"model": "a"}]}]}, "key 'layer_range' is missing; add for ex"),
+        ({"merge_method": "x", "slices": [{"source": []}]}, "unknown key 'source'; did you mean 'sources'?"),
+        (with_(models=[{"model": "a", "layer_range": [0, 1]}]), "layers are chosen under 'slices:'"),
         (with_(semantics="papr"), "'semantics' must be 'mergekit' or 'paper'; found 'papr'; did you mean 'paper'?"),
         (with_(semantics=None), "'semantics' must be 'mergekit' or 'paper'; found nothing"),
         (with_(seed="1"), "recipe: seed: 'seed' must be a whole number from 0 to 2**64 - 1; found '1'"),
@@ -139,15 +146,9 @@ def test_each_fault_has_its_sentence(data: dict[str, Any], expected: str) -> Non
 @pytest.mark.parametrize(
     ("data", "key"),
     [
-        (with_(slices=[]), "'slices'"),
-        (with_(modules={}), "'modules'"),
         (with_(tokenizer={"source": "union"}), "'tokenizer'"),
         (with_(chat_template="auto"), "'chat_template'"),
         (with_(tokenizer_source="union"), "tokenizer_source 'union'"),
-        (with_(parameters={"t": [0, 0.5, 1]}), "gradients over layers"),
-        (with_(parameters={"t": [{"filter": "mlp", "value": 1}, {"value": 0}]}), "lists of filters"),
-        (with_(parameters={"t": {"filter": "mlp", "value": 1}}), "filters"),
-        (with_(models=[{"model": "a", "layer_range": [0, 1]}]), "'layer_range'"),
         (with_(models=[{"model": {"path": "a", "revision": "main"}}]), "'revision'"),
         (with_(models=[{"model": {"model": {"path": "a", "revision": "main"}}}]), "'revision'"),
         (with_(models=[{"model": {"model": "a", "lora": "b"}}]), "'lora'"),
@@ -171,7 +172,7 @@ def test_faults_of_inner_recipes_have_their_places() -> None:
 
 
 def test_an_aliased_fault_is_told_once() -> None:
-    text = "merge_method: x\nmodels:\n  - &m {model: a, parameters: {weight: [1]}}\n  - *m\n  - *m\n"
+    text = "merge_method: x\nmodels:\n  - &m {model: a, parameters: {weight: []}}\n  - *m\n  - *m\n"
     assert len(problems_of(text)) == 1
 
 
@@ -208,7 +209,7 @@ def test_the_hook_does_not_repeat_what_is_already_wrong() -> None:
 
     bad = with_(
         merge_method=3,
-        parameters={"t": [0, 1]},
+        parameters={"t": []},
         models=[{"model": "a", "parameters": {"weight": None}}, "b", {"model": "c"}],
     )
     assert [problem.split(": ", 2)[1] for problem in problems_of(bad, check=check)] == [
@@ -218,7 +219,7 @@ def test_the_hook_does_not_repeat_what_is_already_wrong() -> None:
         "models[2]",
         "parameters.t",
     ]
-    assert len(problems_of({"merge_method": "x", "models": 3}, check=check)) == 1
+    assert len(problems_of({"merge_method": "x", "models": 3}, check=check)) == 3  # the hook's two are of other keys
 
 
 def test_whatever_pydantic_invents_there_is_a_sentence() -> None:

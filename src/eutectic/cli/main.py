@@ -25,6 +25,8 @@ COMMANDS = {
     "inspect": ("eutectic.cli.inspect:inspect", "Show what a checkpoint holds; reads headers only."),
     "diff": ("eutectic.cli.diff:diff", "Compare two checkpoints: names, shapes, types, values."),
     "verify": ("eutectic.cli.verify:verify", "Check a merged folder against its recorded hashes."),
+    "new": ("eutectic.cli.new:new", "Write a commented recipe to start from."),
+    "schema": ("eutectic.cli.schema:schema", "Print the JSON schema of recipes, for editors."),
     "list": ("eutectic.cli.list:list_", "List the merge methods and their parameters."),
     "zoo": ("eutectic.cli.zoo:zoo", "Build small real experts to try things on."),
     "demo": ("eutectic.cli.demo:demo", "Build, merge, measure and draw experts, in one go."),

@@ -82,7 +82,7 @@ def describe(plan: Plan) -> list[str]:
     shards = plan.shards
     lines = [
         f"{root.method.name}: {root.method.summary}",
-        f"  sources   {', '.join(leaf.label for leaf in plan.tree.leaves)}",
+        f"  sources   {', '.join(leaf.label for leaf in plan.tree.sources)}",
         f"  reference {plan.tree.reference.label}",
         *(f"  {'tensors' if at == 0 else '':<9} {line}" for at, line in enumerate(plan.account.lines)),
         f"  reads     {format_bytes(plan.bytes_read)} in {passes} pass{'es' if passes > 1 else ''} or fewer"

@@ -195,10 +195,7 @@ class Method:
         settled: dict[str, Any] = {}
         faults: list[tuple[str, str]] = []
         for name in given:
-            if name not in self.parameters and name not in self.ignored:
-                known = [*self.parameters, *self.ignored]
-                takes = f"; it takes {', '.join(known)}" if known else "; it takes none"
-                faults.append((name, f"{self.name} has no parameter {name!r}{nearest(name, known) or takes}"))
+            faults += self.unknown(name)
         for name, parameter in self.parameters.items():
             default = self.paper.get(name, parameter.default) if semantics == "paper" else parameter.default
             value = given.get(name, default)
@@ -220,6 +217,14 @@ class Method:
             faults += [(name, why) for why in dict.fromkeys(found)]
             settled[name] = values if parameter.per_source else value
         return settled, faults
+
+    def unknown(self, name: str) -> list[tuple[str, str]]:
+        """The fault of a parameter that the method neither takes nor ignores, or an empty list."""
+        known = [*self.parameters, *self.ignored]
+        if name in known:
+            return []
+        takes = f"; it takes {', '.join(known)}" if known else "; it takes none"
+        return [(name, f"{self.name} has no parameter {name!r}{nearest(name, known) or takes}")]
 
     def _recipe_name(self, python: str) -> str:
         return next((p.name for p in self.parameters.values() if p.python == python), python)

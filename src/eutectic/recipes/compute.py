@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from eutectic.errors import NonFiniteError
+from eutectic.errors import MethodError, NonFiniteError
 from eutectic.methods.method import Setting
 from eutectic.ops.program import Program, Tile
 from eutectic.recipes.match import Step
 from eutectic.recipes.profile import Clock
 from eutectic.recipes.semantics import check_inputs, merge_in_torch, nonfinite
-from eutectic.recipes.tree import Leaf, Merge, Node, Tree
+from eutectic.recipes.tree import Leaf, Merge, Node
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
 
@@ -27,9 +27,11 @@ def twin(merge: Merge, step: Step, *, torch_only: bool = False) -> Program | Non
     """The fast twin of one merge for one tensor; None where torch runs it (no twin, or float64 beyond it)."""
     if merge.method.lower is None:
         return None
-    program = merge.method.lower(
-        Setting(merge.parameters, len(merge.sources), step.name, merge.seed, step.shape, merge.base is not None)
-    )
+    setting = Setting(merge.parameters, len(merge.sources), step.name, merge.seed, step.shape, merge.base is not None)
+    try:
+        program = merge.method.lower(setting)
+    except MethodError as error:
+        raise MethodError(f"{step.name}: {error}") from None
     if program is None:
         return None
     wide = any(row_dtype(node, step) is F64 for node in merge.inputs)
@@ -42,16 +44,17 @@ def row_dtype(node: Node, step: Step) -> DType:
         ref = step.refs[node.index]
         assert ref is not None
         return ref.dtype
+    assert isinstance(node, Merge)  # a bound merge holds no stack
     if node.dtype is not None:
         return node.dtype
     return F64 if any(row_dtype(child, step) is F64 for child in node.inputs) else F32
 
 
-def arena_bytes(tree: Tree, step: Step, elements: int) -> int:
+def arena_bytes(step: Step, elements: int) -> int:
     """Bytes of one thread's buffers for a tile of `elements` of one tensor."""
     if step.action == "copy":
         return elements * step.dtype.size
-    rows = sum(max(row_dtype(c, step).size for c in merge.inputs) * len(merge.inputs) for merge in tree.merges)
+    rows = sum(max(row_dtype(c, step).size for c in merge.inputs) * len(merge.inputs) for merge in step.merges)
     return elements * (rows + step.dtype.size)
 
 
@@ -116,6 +119,7 @@ class Workspace:
                 ref.read_into(row.data, first, first + n)
                 self.clock.enter("compute")
             else:
+                assert isinstance(node, Merge)
                 self.combine(job, node, self.inputs(job, node, first, n), row, dtype)
         codes = np.array([dtype.code for dtype in dtypes], dtype=np.int64)
         bad = np.zeros(len(codes), dtype=np.int64)

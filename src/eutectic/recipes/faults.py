@@ -26,6 +26,7 @@ __all__ = [
     "problems_of",
     "sentence_of",
     "shown",
+    "sources_of",
     "too_deep",
 ]
 
@@ -37,17 +38,12 @@ PATH, RECIPE, FILE, MERGEKIT = "<path>", "<recipe>", "<file>", "<mergekit>"
 
 # Keys that mergekit's schema has and this one does not, and what to do instead.
 _LATER = {
-    "slices": "list whole models under 'models'",
-    "modules": "list whole models under 'models'",
-    "sources": "list whole models under 'models'",
-    "layer_range": "only whole models can be merged",
     "tokenizer": "the base model's tokenizer files are copied",
     "chat_template": "the base model's chat template is copied",
     "revision": "download that revision and give its folder",
     "lora": "merge the adapter into its model first, and give that folder",
     "override_architecture": "remove it; tensors are matched by name",
     "residual_weight": "remove it; mergekit ignores it too",
-    "filter": "give one number",
 }
 # Options of merge methods, often written one level too high.
 _OPTIONS = {"weight", "density", "lambda", "epsilon", "gamma", "t", "normalize", "rescale", "int8_mask", "scale"}
@@ -55,9 +51,16 @@ _OPTIONS |= {"select_topk", "sign_vote", "max_iter", "tol", "eps", "alpha", "r",
 _OPTIONS |= {"nuslerp_flatten", "nuslerp_row_wise", "scope"}
 # Keys for which "?" stands in, when their value cannot be read, while the rest of the recipe is checked.
 _NEEDED = ("merge_method", "model", "base_model")
+_FORMS = ("models", "slices", "modules")
+_STAND_IN = {"sources": {"model": "?", "layer_range": [0, 1]}}
+_STAND_IN["slices"] = {"sources": [_STAND_IN["sources"]]}
 _EXAMPLES = {
     "merge_method": "add for example 'merge_method: linear'",
     "models": "add a list of models, each '- model: ./path'",
+    "slices": "add a list of slices, each with a list of sources",
+    "sources": "add a list of sources, each '- {model: ./path, layer_range: [0, 16]}'",
+    "modules": "add a module, such as 'text_decoder: {models: [{model: ./path}]}'",
+    "layer_range": "add for example 'layer_range: [0, 16]'",
     "model": "each entry of 'models' starts with '- model: ./path'",
     "path": "add 'path: ./folder'",
 }
@@ -118,7 +121,7 @@ def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str
     if kind.startswith(("int_", "greater_than", "less_than")):
         return f"{key} must be a whole number from 0 to 2**64 - 1; found {shown(value)}"
     if kind == "too_short":
-        return f"{key} is empty; {_EXAMPLES['models']}"
+        return f"{key} is empty; {_EXAMPLES.get(str(error['loc'][-1]), _EXAMPLES['models'])}"
     if kind in ("tuple_type", "list_type"):
         return f"{key} must be a list; found {shown(value)}"
     if kind in ("dict_type", "mapping_type"):
@@ -165,12 +168,16 @@ def _extra(loc: tuple[Any, ...], known: Mapping[str, list[str]]) -> str:
     if above and above[-1] in (FILE, MERGEKIT):
         kind = above[-1].strip("<>")
     elif above and isinstance(above[-1], int):
-        kind = "source"
+        kind = {"slices": "slice", "sources": "slice source"}.get(str(above[-2]), "source")
+    elif len(above) > 1 and above[-2] == "modules":
+        kind = "module"
+    if key in ("layer_range", "sources") and kind in ("recipe", "source", "module"):
+        return f"unknown key {key!r} here; layers are chosen under 'slices:', each with a list of 'sources:'"
     names = known.get(kind, [])
     hint = nearest(key, names)
     if key in _LATER:
         return _later(key)
-    if key in _OPTIONS and kind in ("recipe", "source"):
+    if key in _OPTIONS and kind not in ("file", "mergekit"):
         return f"unknown key {key!r} here; a method's options belong under 'parameters:'"
     return f"unknown key {shown(key)}" + (hint or f"; known here: {', '.join(names)}")
 
@@ -193,13 +200,51 @@ def too_deep(data: Any) -> list[Problem]:
         loc, recipe, depth = open_.pop()
         if depth > MOST_NESTED:
             return [(loc, f"recipes are nested more than {MOST_NESTED} deep")]
-        if isinstance(recipe, dict):
-            models = recipe.get("models")
-            inner: list[tuple[Location, Any]] = [((*loc, "base_model"), recipe.get("base_model"))]
-            for at, source in enumerate(models if isinstance(models, list) else []):
-                inner.append(((*loc, "models", at, "model"), source.get("model") if isinstance(source, dict) else None))
-            open_ += [(where, value, depth + 1) for where, value in inner if isinstance(value, dict)]
+        open_ += [(where, value, depth + 1) for where, value in _inner(recipe, loc) if isinstance(value, dict)]
     return []
+
+
+def _inner(recipe: Any, loc: Location) -> list[tuple[Location, Any]]:
+    """Whatever stands where a recipe, or one of its parts, may name a model."""
+    if not isinstance(recipe, dict):
+        return []
+    found: list[tuple[Location, Any]] = [((*loc, "base_model"), recipe.get("base_model"))]
+    for key in ("models", "sources"):
+        for at, source in _items(recipe.get(key)):
+            found.append(((*loc, key, at, "model"), source.get("model") if isinstance(source, dict) else None))
+    for at, part in _items(recipe.get("slices")):
+        found += _inner(part, (*loc, "slices", at))
+    for name, module in _items(recipe.get("modules")):
+        found += [entry for entry in _inner(module, (*loc, "modules", name)) if "base_model" not in entry[0][-1:]]
+    return found
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+
+
+def sources_of(data: Any, loc: Location = ()) -> list[Problem]:
+    """Recipes and modules that do not have exactly one of the three ways to name what they merge."""
+    if not isinstance(data, dict) or not (not loc or "merge_method" in data or any(form in data for form in _FORMS)):
+        return []
+    problems = _form(data, loc, _FORMS)
+    for name, module in _items(data.get("modules")):
+        if isinstance(module, dict):
+            problems += _form(module, (*loc, "modules", name), _FORMS[:2])
+    for where, value in _inner(data, loc):
+        problems += sources_of(value, where) if isinstance(value, dict) else []
+    return problems
+
+
+def _form(data: Mapping[str, Any], loc: Location, forms: tuple[str, ...]) -> list[Problem]:
+    given = [form for form in forms if form in data]
+    if len(given) > 1:
+        which = " and ".join(map(repr, given))
+        return [
+            ((*loc, given[1]), f"{which} stand side by side; exactly one of {', '.join(forms)} says what is merged")
+        ]
+    misspelt = any(nearest(str(key), [form]) for key in data for form in forms)
+    return [] if given or misspelt else [((*loc, "models"), f"key 'models' is missing; {_EXAMPLES['models']}")]
 
 
 def mended(data: Any, faulty: list[Location]) -> Any:
@@ -210,11 +255,15 @@ def mended(data: Any, faulty: list[Location]) -> Any:
         for step in loc[:-1]:
             parent = _child(parent, step)
         if isinstance(parent, list):
-            parent[int(loc[-1])] = {"model": "?"}
+            parent[int(loc[-1])] = _STAND_IN.get(str(loc[-2]), {"model": "?"})
         elif isinstance(parent, dict):
             key = str(loc[-1])
             parent.pop(key, None)
-            is_recipe = "merge_method" in parent or "models" in parent or not loc[:-1]
+            if loc[-3:-2] == ("sources",) and "layer_range" not in parent:
+                parent["layer_range"] = [0, 1]
+            if loc[-3:-2] in (("slices",), ("modules",)):
+                continue
+            is_recipe = "merge_method" in parent or any(form in parent for form in _FORMS) or not loc[:-1]
             needed = [name for name in _NEEDED if (name == "model") != is_recipe and name not in parent]
             parent |= {name: "?" for name in needed if name == key or nearest(key, [name])}
     return data

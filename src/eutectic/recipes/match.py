@@ -7,7 +7,8 @@ from collections.abc import Sized
 from dataclasses import dataclass
 
 from eutectic.errors import SourceError
-from eutectic.recipes.tree import Leaf, Tree
+from eutectic.recipes.binding import Binding, Renumbered
+from eutectic.recipes.tree import Leaf, Merge, Tree
 from eutectic.weights.dtypes import DType
 from eutectic.weights.tensor_ref import TensorRef
 
@@ -20,7 +21,10 @@ HEADS = ("lm_head.weight", "model.lm_head.weight", "embed_out.weight", "output.w
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One tensor of the result: `action` "merge" or "copy"; `refs` one handle per leaf (None where absent)."""
+    """One tensor of the result: `action` "merge" or "copy"; `refs` one handle per leaf (None where absent).
+
+    `root` is its merge, with the parameters of this tensor: equal ones are one object.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -28,6 +32,12 @@ class Step:
     action: str
     refs: tuple[TensorRef | None, ...]
     numel: int
+    root: Merge
+
+    @property
+    def merges(self) -> tuple[Merge, ...]:
+        """The merges that make it, inner ones first."""
+        return self.root.merges
 
     @property
     def nbytes(self) -> int:
@@ -37,7 +47,8 @@ class Step:
     @property
     def kind(self) -> tuple[object, ...]:
         """What decides how it is cut and what it costs: equal for tensors that differ in name and place only."""
-        return self.action, self.shape, self.dtype.code, *(None if ref is None else ref.dtype.code for ref in self.refs)
+        codes = (None if ref is None else ref.dtype.code for ref in self.refs)
+        return self.action, id(self.root), self.shape, self.dtype.code, *codes
 
     @property
     def origin(self) -> TensorRef:
@@ -51,6 +62,7 @@ class Account:
 
     steps: tuple[Step, ...]
     lines: tuple[str, ...]
+    renumbered: tuple[Renumbered, ...] = ()
 
 
 def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
@@ -61,39 +73,43 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
             quantised codes, which cannot be averaged as numbers; the message lists all of a kind.
     """
     reference = tree.reference
-    leaves = (reference, *(leaf for leaf in tree.leaves if leaf is not reference))
-    if len(tree.root.inputs) > 1 or len(tree.merges) > 1:
-        _refuse_quantised(tree.leaves)
-    order = dict.fromkeys(name for leaf in leaves for name in leaf.checkpoint)
-    tied = _tied_heads(reference, tree.leaves)
+    if any(len(merge.inputs) > 1 for merge in tree.merges):
+        _refuse_quantised(tree.sources)
+    binding = Binding(tree)
+    tied = _tied_heads(reference, tree.sources)
     steps: list[Step] = []
     kinds: dict[str, list[str]] = {}
     shapes: list[str] = []
-    tables = [dict(leaf.checkpoint.items()) for leaf in tree.leaves]
-    for name in order:
-        refs = tuple(table.get(name) for table in tables)
+    lacking: dict[str, str] = {}
+    for name in binding.names:
         if name in tied:
             kinds.setdefault("tied", []).append(name)
             continue
-        origin = reference.checkpoint.get(name) or next(ref for ref in refs if ref is not None)
-        present = [ref for ref in refs if ref is not None]
+        bound = binding.bound(name)
+        found = [] if bound is None else bound.needed
+        present = [ref for ref in found if ref is not None]
+        if bound is None or not present:  # only an inner recipe's slices can lack what the outer one names
+            raise SourceError(f"{name}: an inner recipe has no such tensor, the other sources do")
+        origin = present[0]
         if any(ref.shape != origin.shape for ref in present):
             shapes.append(f"{name}: " + ", ".join(
-                f"{leaf.label} {list(ref.shape)}" for leaf, ref in zip(tree.leaves, refs, strict=True) if ref
+                f"{leaf.label} {list(ref.shape)}" for leaf, ref in zip(tree.leaves, bound.refs, strict=True) if ref
             ))  # fmt: skip
             continue
+        dtype, numel = tree.root.dtype or origin.dtype, math.prod(origin.shape)
         numbers = all(ref.dtype.floating for ref in present)
-        if numbers and len(present) == len(refs):
-            steps.append(
-                Step(name, origin.shape, tree.root.dtype or origin.dtype, "merge", refs, math.prod(origin.shape))
-            )
+        if numbers and len(present) == len(found):
+            steps.append(Step(name, origin.shape, dtype, "merge", bound.refs, numel, bound.merge))
             continue
         if not numbers:
             kinds.setdefault("not a float", []).append(f"{name} ({origin.dtype})")
         else:
             kinds.setdefault("unmatched", []).append(name)
-        copied = tuple(ref if ref is origin else None for ref in refs)
-        steps.append(Step(name, origin.shape, origin.dtype, "copy", copied, math.prod(origin.shape)))
+            have = [leaf.label for leaf in bound.merge.leaves if bound.refs[leaf.index] is not None]
+            lack = [leaf.label for leaf in bound.merge.leaves if bound.refs[leaf.index] is None]
+            lacking[name] = f"{name}: in {', '.join(have)}; not in {', '.join(lack)}"
+        copied = tuple(ref if ref is origin else None for ref in bound.refs)
+        steps.append(Step(name, origin.shape, origin.dtype, "copy", copied, numel, bound.merge))
     if shapes:
         raise SourceError(
             _listing(
@@ -102,8 +118,9 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
         )
     unmatched = kinds.get("unmatched", [])
     if unmatched and not allow_mismatch:
-        raise SourceError(_unmatched(unmatched, tree))
-    return Account(tuple(steps), tuple(_lines(steps, kinds)))
+        raise SourceError(_unmatched([lacking[name] for name in unmatched]))
+    binding.check_filters()
+    return Account(tuple(steps), tuple(_lines(steps, kinds)), tuple(binding.renumbered))
 
 
 def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:
@@ -147,14 +164,9 @@ def _ties(leaf: Leaf) -> bool:
     return bool(config.get("tie_word_embeddings", nested))
 
 
-def _unmatched(names: list[str], tree: Tree) -> str:
-    shown = []
-    for name in names:
-        have = [leaf.label for leaf in tree.leaves if name in leaf.checkpoint]
-        lack = [leaf.label for leaf in tree.leaves if name not in leaf.checkpoint]
-        shown.append(f"{name}: in {', '.join(have)}; not in {', '.join(lack)}")
+def _unmatched(shown: list[str]) -> str:
     return _listing(
-        f"{_tensors(names)} {'is' if len(names) == 1 else 'are'} not in every source",
+        f"{_tensors(shown)} {'is' if len(shown) == 1 else 'are'} not in every source",
         shown,
         "Are these models of one architecture? With --allow-mismatch each is copied from the reference model, "
         "or else from the first source that has it.",

@@ -221,10 +221,14 @@ def _load_kernels(made: Plan, watcher: Watcher) -> None:
     if made.options.executor != "local" and not made.wide:
         return  # no tile is merged in this process
     with one_thread(made.uses_torch), _told(watcher):
-        for merge_ in made.tree.merges:
-            program = next((kind.programs[merge_.index] for kind in made.kinds if merge_.index in kind.programs), None)
-            if program is not None:
-                rehearse(program, len(merge_.inputs))
+        ready: set[tuple[object, ...]] = set()
+        for kind in made.kinds:
+            for merge_ in kind.step.merges if kind.programs else ():
+                program = kind.programs.get(merge_.index)
+                known = (merge_.index, type(program))
+                if program is not None and known not in ready:
+                    rehearse(program, len(merge_.inputs))
+                    ready.add(known)
 
 
 def _run(made: Plan, executor: Executor, sink: Sink, watcher: Watcher) -> None:
@@ -286,7 +290,7 @@ def _real(out: str | os.PathLike[str]) -> Path:
 
 def _check_target(made: Plan, out: Path, *, force: bool) -> None:
     """Refuse a target that exists, that is or holds a source, or that is plainly not a model folder."""
-    for leaf in made.tree.leaves:
+    for leaf in made.tree.sources:
         path = leaf.checkpoint.path
         if path is None:
             continue
@@ -331,7 +335,7 @@ def _check_sources(made: Plan, lock: Lock) -> None:
 
 def _check_unchanged(made: Plan) -> None:
     """Refuse to publish a merge whose sources were rewritten while they were read."""
-    for leaf in made.tree.leaves:
+    for leaf in made.tree.sources:
         for file in leaf.checkpoint.headers:
             now = file.path.stat()
             if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):

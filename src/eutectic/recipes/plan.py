@@ -111,16 +111,30 @@ class Plan(Checkpoint):
         if step.action == "copy":
             return {}
         torch_only = self.options.torch_only or self.options.on_gpu
-        found = {m.index: twin(m, step, torch_only=torch_only) for m in self.tree.merges}
+        found = {m.index: twin(m, step, torch_only=torch_only) for m in step.merges}
         return {index: program for index, program in found.items() if program is not None}
 
     def _check_model_scope(self) -> None:
-        """A reduction over the whole model exists only in the kernels."""
-        for merge in self.tree.merges:
-            if "model" not in (merge.parameters.get("scope"), merge.method.scope):
-                continue
-            for kind in self.kinds:
-                if kind.step.action == "merge" and merge.index not in kind.programs:
+        """A reduction over the whole model exists only in the kernels, and for one merge of all tensors."""
+
+        def indices(kind: Kind) -> set[int]:
+            return {merge.index for merge in kind.step.merges}
+
+        for kind in self.kinds:
+            for merge in kind.step.merges if kind.step.action == "merge" else ():
+                if "model" not in (merge.parameters.get("scope"), merge.method.scope):
+                    continue
+                if any(merge.index == m.index and m.settings is not None for m in self.tree.merges):
+                    raise MethodError(
+                        f"{merge.method.name} over the whole model needs the same parameters for every tensor; give "
+                        "single values instead of gradients and filters, or scope: tensor"
+                    )
+                if any(k.step.action == "merge" and merge.index not in indices(k) for k in self.kinds):
+                    raise MethodError(
+                        f"{merge.method.name} over the whole model needs whole models; slices and modules take "
+                        "scope: tensor"
+                    )
+                if merge.index not in kind.programs:
                     raise MethodError(
                         f"{merge.method.name} over the whole model runs in the kernels only, and {kind.step.name} "
                         "cannot (float64 sources, --semantics-only, --device cuda, or a method without a fast twin); "
@@ -132,8 +146,7 @@ class Plan(Checkpoint):
     @property
     def uses_torch(self) -> bool:
         """Whether any tensor runs in torch rather than in a kernel."""
-        merges = len(self.tree.merges)
-        return any(kind.step.action == "merge" and len(kind.programs) < merges for kind in self.kinds)
+        return any(k.step.action == "merge" and len(k.programs) < len(k.step.merges) for k in self.kinds)
 
     def tile_of(self, step: Step, most: int, programs: Mapping[int, Program]) -> int:
         """Elements per tile of one tensor: whole blocks, or whole rows or the tensor where torch needs them."""
@@ -141,7 +154,7 @@ class Plan(Checkpoint):
         tile = max(unit, min(most, -(-step.numel // unit) * unit) // unit * unit)
         if step.action == "copy":
             return tile
-        scopes = {merge.method.scope for merge in self.tree.merges if merge.index not in programs}
+        scopes = {merge.method.scope for merge in step.merges if merge.index not in programs}
         if scopes & {"tensor", "model"}:
             return step.numel
         if "row" in scopes and step.shape:
@@ -153,10 +166,10 @@ class Plan(Checkpoint):
     def _thread_bytes(self, kind: Kind, most: int) -> int:
         """Bytes that one thread holds for a tile, torch's float32 copies and temporaries included."""
         elements = self.tile_of(kind.step, most, kind.programs)
-        total = arena_bytes(self.tree, kind.step, elements)
+        total = arena_bytes(kind.step, elements)
         total += elements * sum(program.work_bytes for program in kind.programs.values())
         if kind.step.action == "merge":
-            for merge in self.tree.merges:
+            for merge in kind.step.merges:
                 if merge.index not in kind.programs:
                     total += elements * 4 * 3 * (len(merge.inputs) + 2)
         return total
@@ -184,8 +197,8 @@ class Plan(Checkpoint):
         if step.action == "copy":
             return 0
         elements = self.tile_of(step, MOST_SPAN, {})
-        widest = max(len(merge.inputs) for merge in self.tree.merges)
-        return 2 * arena_bytes(self.tree, step, elements) + elements * 4 * 3 * (widest + 2)
+        widest = max(len(merge.inputs) for merge in step.merges)
+        return 2 * arena_bytes(step, elements) + elements * 4 * 3 * (widest + 2)
 
     def _cut_for_gpu(self) -> Shape:
         """Two pinned buffers a thread: one towards the device, one back."""
@@ -232,11 +245,11 @@ class Plan(Checkpoint):
 
     # ------------------------------------------------------------------ bytes and time
 
-    def over_model(self, programs: Mapping[int, Program]) -> list[int]:
-        """Indices of the merges whose reductions run over the whole model."""
+    def over_model(self, step: Step, programs: Mapping[int, Program]) -> list[int]:
+        """Indices of the merges of a tensor whose reductions run over the whole model."""
         return [
             merge.index
-            for merge in self.tree.merges
+            for merge in step.merges
             if merge.parameters.get("scope") == "model"
             and merge.index in programs
             and programs[merge.index].most_passes
@@ -245,13 +258,13 @@ class Plan(Checkpoint):
     @cached_property
     def wide(self) -> frozenset[int]:
         """Indices of the merges whose reductions run over the whole model, for any tensor."""
-        return frozenset(index for kind in self.kinds for index in self.over_model(kind.programs))
+        return frozenset(index for kind in self.kinds for index in self.over_model(kind.step, kind.programs))
 
     def input_bytes(self, step: Step) -> int:
         """Bytes of a tensor's inputs, as its merges read them once."""
         if step.action == "copy":
             return step.nbytes
-        return arena_bytes(self.tree, step, step.numel) - step.nbytes
+        return arena_bytes(step, step.numel) - step.nbytes
 
     @cached_property
     def bytes_read(self) -> int:
@@ -263,7 +276,7 @@ class Plan(Checkpoint):
         return total
 
     def _leaf_bytes(self, step: Step) -> int:
-        refs = [step.refs[n.index] for m in self.tree.merges for n in m.inputs if isinstance(n, Leaf)]
+        refs = [step.refs[n.index] for m in step.merges for n in m.inputs if isinstance(n, Leaf)]
         return sum(ref.nbytes for ref in refs if ref is not None)
 
     @cached_property
@@ -339,7 +352,7 @@ class Plan(Checkpoint):
         seconds, origin = self.seconds()
         return {
             "method": self.tree.root.method.name,
-            "sources": [leaf.label for leaf in self.tree.leaves],
+            "sources": [leaf.label for leaf in self.tree.sources],
             "reference": self.tree.reference.label,
             "tensors": len(self.steps),
             "parameters": self.numel,

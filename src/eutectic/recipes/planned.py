@@ -36,7 +36,7 @@ class PlannedTensor(TensorRef):
         for first in range(start // tile * tile, stop, tile):
             n = min(tile, self.step.numel - first)
             out = np.empty(n * size, dtype=np.uint8)
-            worker.combine(job, self.plan.tree.root, worker.inputs(job, self.plan.tree.root, first, n), out, self.dtype)
+            worker.combine(job, job.step.root, worker.inputs(job, job.step.root, first, n), out, self.dtype)
             low, high = max(first, start), min(first + n, stop)
             buffer[(low - start) * size : (high - start) * size] = out.data[
                 (low - first) * size : (high - first) * size

@@ -16,6 +16,7 @@ import yaml
 
 import eutectic
 from eutectic.errors import SourceError
+from eutectic.recipes.config_json import edited
 from eutectic.recipes.plan import Plan
 from eutectic.recipes.tree import Leaf
 from eutectic.weights import digest
@@ -49,9 +50,7 @@ class Parent:
 
 def parents_of(plan: Plan) -> list[Parent]:
     """Every source with its public name and licence, the reference model first."""
-    reference = plan.tree.reference
-    leaves = [reference, *(leaf for leaf in plan.tree.leaves if leaf is not reference)]
-    return [_parent(leaf) for leaf in leaves]
+    return [_parent(leaf) for leaf in plan.tree.sources]
 
 
 def _parent(leaf: Leaf) -> Parent:
@@ -197,18 +196,16 @@ def _copied(plan: Plan) -> dict[str, bytes]:
                 files[entry.name] = entry.read_bytes()
             except OSError as error:
                 raise SourceError(f"{entry}: cannot be read: {error.strerror}; mend it, then --resume") from None
-    if "config.json" in files and plan.tree.root.dtype is not None:
-        files["config.json"] = _config(folder / "config.json", plan.tree.root.dtype.torch, files["config.json"])
+    if "config.json" in files:
+        files["config.json"] = _config(plan, folder / "config.json", files["config.json"])
     return files
 
 
-def _config(path: Path, dtype: str, verbatim: bytes) -> bytes:
-    """config.json with the dtype that the weights now have; verbatim where it says so already."""
-    config = read_json(path)
-    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
-    if all(config.get(key) == dtype for key in keys):
-        return verbatim
-    return (json.dumps(config | dict.fromkeys(keys, dtype), indent=2, ensure_ascii=False) + "\n").encode()
+def _config(plan: Plan, path: Path, verbatim: bytes) -> bytes:
+    """config.json of the result; verbatim where it says already what the weights are."""
+    config, dtype = read_json(path), plan.tree.root.dtype
+    found = edited(config, None if dtype is None else dtype.torch, plan.account.renumbered)
+    return verbatim if found == config else (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _index(plan: Plan, shards: list[Shard]) -> bytes:

@@ -1,4 +1,4 @@
-"""The recipe: what to merge, how, and into which type. mergekit's `models` form, read strictly.
+"""The recipe: what to merge, how, and into which type. mergekit's form, read strictly.
 
 A recipe is frozen and hashable. Two recipes are equal when their canonical forms are: `1` and `1.0` are one
 value, key order and the file that a recipe came from do not matter. `load_recipe` is the way in; it
@@ -19,10 +19,35 @@ from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAtt
 
 from eutectic.errors import RecipeError
 from eutectic.recipes.document import Document, Location, load_document
-from eutectic.recipes.faults import FILE, MERGEKIT, PATH, RECIPE, Problem, concerns, mended, problems_of, too_deep
-from eutectic.recipes.values import DTypeName, Parameters, PathText, Scalar, Text, Values, canonical_values
+from eutectic.recipes.faults import (
+    FILE,
+    MERGEKIT,
+    PATH,
+    RECIPE,
+    Problem,
+    concerns,
+    mended,
+    problems_of,
+    sources_of,
+    too_deep,
+)
+from eutectic.recipes.values import DTypeName, LayerRange, Parameters, PathText, Scalar, Text, Values, canonical_values
 
-__all__ = ["Recipe", "Reference", "Scalar", "Source", "load_recipe", "parse_recipe", "resolve", "schema_json", "walk"]
+__all__ = [
+    "Module",
+    "Recipe",
+    "Reference",
+    "Scalar",
+    "Slice",
+    "SliceSource",
+    "Source",
+    "load_recipe",
+    "parse_recipe",
+    "references",
+    "resolve",
+    "schema_json",
+    "walk",
+]
 
 Check = Callable[["Recipe", Location], list[Problem]]
 
@@ -60,7 +85,7 @@ def _kind(value: Any) -> str | None:
         return PATH
     if not isinstance(value, Mapping):
         return RECIPE if isinstance(value, Recipe) else None
-    if "merge_method" in value or "models" in value:
+    if {"merge_method", "models", "slices", "modules"} & value.keys():
         return RECIPE
     return FILE if "path" in value else MERGEKIT if "model" in value else RECIPE
 
@@ -108,6 +133,11 @@ _MODEL = "A model folder, a weight file, a recipe file, or a recipe written in p
 _DTYPE = "Type of the result where out_dtype is absent. Default: that of the base or first source."
 
 
+Shown = Callable[["Reference"], Any]
+"""How a reference is written in a recipe's plain data."""
+_OPTIONS = "Options of the method, and defaults for the sources below."
+
+
 class Source(_Frozen, frozen=True):
     """One input of a merge."""
 
@@ -116,15 +146,67 @@ class Source(_Frozen, frozen=True):
 
     def canonical(self) -> dict[str, Any]:
         """Plain data in a fixed key order, without defaults."""
-        values = {"parameters": canonical_values(self.parameters)} if self.parameters else {}
-        return {"model": _canonical_reference(self.model), **values}
+        return self.data(_canonical_reference)
+
+    def data(self, shown: Shown) -> dict[str, Any]:
+        """Canonical data with references as `shown` writes them."""
+        return {"model": shown(self.model), **_values(self.parameters)}
+
+
+class SliceSource(Source, frozen=True):
+    """One input of a slice: some layers of a model, in place."""
+
+    layer_range: LayerRange = Field(description="First layer, and the one behind the last, counted from 0.")
+
+    def data(self, shown: Shown) -> dict[str, Any]:
+        """Canonical data with references as `shown` writes them."""
+        return {"model": shown(self.model), "layer_range": list(self.layer_range), **_values(self.parameters)}
+
+
+class Slice(_Frozen, frozen=True):
+    """Layers of the result: as many as the range of each of its sources, merged layer by layer."""
+
+    sources: tuple[SliceSource, ...] = Field(min_length=1, description="Layers of models, in the method's order.")
+    base_model: Reference | None = Field(None, description="In this slice, instead of the recipe's. " + _MODEL)
+    parameters: Values = Field(default_factory=Parameters, description=_OPTIONS)
+    residual_weight: None = None
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data in a fixed key order, without defaults."""
+        return self.data(_canonical_reference)
+
+    def data(self, shown: Shown) -> dict[str, Any]:
+        """Canonical data with references as `shown` writes them."""
+        base = {} if self.base_model is None else {"base_model": shown(self.base_model)}
+        return {**base, "sources": [source.data(shown) for source in self.sources], **_values(self.parameters)}
+
+
+class Module(_Frozen, frozen=True):
+    """One part of a model of several parts: a tower, a decoder, a projector."""
+
+    models: tuple[Source, ...] = Field((), min_length=1, description="Whole models, in the method's order.")
+    slices: tuple[Slice, ...] = Field((), min_length=1, description="Layers of models, one slice after another.")
+    parameters: Values = Field(default_factory=Parameters, description=_OPTIONS)
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data in a fixed key order, without defaults."""
+        return self.data(_canonical_reference)
+
+    def data(self, shown: Shown) -> dict[str, Any]:
+        """Canonical data with references as `shown` writes them."""
+        return {**_sources(self, shown), **_values(self.parameters)}
+
+
+Modules = Annotated[Mapping[Text, Module], Field(min_length=1)]
 
 
 class Recipe(_Frozen, frozen=True):
     """What to merge, how, and into which type."""
 
     merge_method: Text = Field(description="Name of the method, such as linear, slerp, ties or dare_ties.")
-    models: tuple[Source, ...] = Field(min_length=1, description="The sources, in the method's order.")
+    models: tuple[Source, ...] = Field((), min_length=1, description="The sources, in the method's order.")
+    slices: tuple[Slice, ...] = Field((), min_length=1, description="Layers of models, one slice after another.")
+    modules: Modules = Field(default_factory=dict, description="The parts of a model of several parts, by name.")
     base_model: Reference | None = Field(None, description="What deltas are taken from. " + _MODEL)
     parameters: Values = Field(default_factory=Parameters, description="Options, and defaults for all sources.")
     dtype: DTypeName = Field(None, description=_DTYPE)
@@ -156,12 +238,17 @@ class Recipe(_Frozen, frozen=True):
         >>> load_recipe("models: [{parameters: {weight: 1.0}, model: a}]\\nmerge_method: linear").canonical()
         {'merge_method': 'linear', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
         """
+        return self.data(_canonical_reference)
+
+    def data(self, shown: Shown) -> dict[str, Any]:
+        """Canonical data with references as `shown` writes them."""
         base = self.base_model
         data = {
             "name": self.name,
             "merge_method": self.merge_method,
-            "base_model": None if base is None else _canonical_reference(base),
-            "models": [source.canonical() for source in self.models],
+            "base_model": None if base is None else shown(base),
+            **_sources(self, shown),
+            "modules": {name: module.data(shown) for name, module in self.modules.items()} or None,
             "parameters": canonical_values(self.parameters) or None,
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
@@ -172,10 +259,24 @@ class Recipe(_Frozen, frozen=True):
         return {key: value for key, value in data.items() if value is not None}
 
 
-Source.model_rebuild()
+def _values(parameters: Parameters) -> dict[str, Any]:
+    return {"parameters": canonical_values(parameters)} if parameters else {}
+
+
+def _sources(owner: Recipe | Module, shown: Shown) -> dict[str, Any]:
+    if owner.slices:
+        return {"slices": [part.data(shown) for part in owner.slices]}
+    return {"models": [source.data(shown) for source in owner.models]} if owner.models else {}
+
+
+for _model in (Source, SliceSource, Slice, Module):
+    _model.model_rebuild()
 _KNOWN = {
     "recipe": list(Recipe.model_fields),
     "source": list(Source.model_fields),
+    "slice source": list(SliceSource.model_fields),
+    "slice": [name for name in Slice.model_fields if name != "residual_weight"],
+    "module": list(Module.model_fields),
     "file": ["path"],
     "mergekit": ["model"],
 }
@@ -230,20 +331,36 @@ def parse_recipe(document: Document, *, check: Check | None = None) -> Recipe:
 
 
 def _validate(data: Any, folder: Path | None) -> tuple[Recipe | None, list[Problem]]:
+    forms = sources_of(data)
     try:
-        return Recipe.model_validate(data, context={"folder": folder}), []
+        recipe = Recipe.model_validate(data, context={"folder": folder})
     except ValidationError as error:
-        return None, problems_of(error.errors(include_url=False), _KNOWN)
+        return None, forms + problems_of(error.errors(include_url=False), _KNOWN)
+    return (None if forms else recipe), forms
+
+
+def references(recipe: Recipe) -> Iterator[tuple[Location, Reference]]:
+    """Every model that a recipe itself names, with its location."""
+    if recipe.base_model is not None:
+        yield ("base_model",), recipe.base_model
+    owners: list[tuple[Location, Recipe | Module]] = [((), recipe)]
+    owners += [(("modules", name), module) for name, module in recipe.modules.items()]
+    for loc, owner in owners:
+        for at, source in enumerate(owner.models):
+            yield (*loc, "models", at, "model"), source.model
+        for at, part in enumerate(owner.slices):
+            if part.base_model is not None:
+                yield (*loc, "slices", at, "base_model"), part.base_model
+            for number, source in enumerate(part.sources):
+                yield (*loc, "slices", at, "sources", number, "model"), source.model
 
 
 def walk(recipe: Recipe, loc: Location = ()) -> Iterator[tuple[Location, Recipe]]:
     """The recipe and every recipe written inside it, each with its location, outer ones first."""
     yield loc, recipe
-    if isinstance(recipe.base_model, Recipe):
-        yield from walk(recipe.base_model, (*loc, "base_model"))
-    for at, source in enumerate(recipe.models):
-        if isinstance(source.model, Recipe):
-            yield from walk(source.model, (*loc, "models", at, "model"))
+    for where, reference in references(recipe):
+        if isinstance(reference, Recipe):
+            yield from walk(reference, (*loc, *where))
 
 
 def resolve(reference: str, recipe: Recipe | None = None) -> Path:

@@ -1,30 +1,40 @@
-"""From a recipe to a tree of merges over opened checkpoints; parameters checked and settled on the way."""
+"""From a recipe to a tree of merges over opened checkpoints; parameters checked and settled on the way.
+
+A `Merge` combines whole models name by name. A `Stack` is a model made of parts: modules, slices of layers; each part
+is a merge of its own. `binding.py` says for each tensor which merge, of which tensors, with which parameters.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from eutectic.errors import MethodError, RecipeError, SourceError
 from eutectic.methods import get_method
-from eutectic.methods.method import Method, Parameter
-from eutectic.recipes.schema import Recipe, Reference, Source, load_recipe, resolve
+from eutectic.methods.method import Method
+from eutectic.recipes.document import Location
+from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
+from eutectic.recipes.schema import Recipe, Reference, SliceSource, Source, load_recipe, resolve
+from eutectic.recipes.settings import Settings
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 
-__all__ = ["Leaf", "Merge", "Node", "Tree", "build_tree", "check_parameters", "expand"]
+__all__ = ["Leaf", "Merge", "Node", "Part", "Stack", "Tree", "build_tree", "check_parameters", "expand"]
 
-Location = tuple[str | int, ...]
 MOST_NESTING = 16
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One opened checkpoint. `label` is what the recipe calls it; equal paths share one leaf."""
+    """One opened checkpoint. `label` is what the recipe calls it; equal paths share one leaf.
+
+    Where a slice takes layers of one checkpoint twice, each has a leaf of its own.
+    """
 
     index: int
     label: str
@@ -33,7 +43,10 @@ class Leaf:
 
 @dataclass(frozen=True, eq=False)
 class Merge:
-    """One merge: `inputs` in the order of the method's rows, `base` first where the method works on deltas."""
+    """One merge: `inputs` in the order of the method's rows, `base` first where the method works on deltas.
+
+    Where `settings` vary from tensor to tensor, `parameters` is empty until a tensor is bound.
+    """
 
     index: int
     method: Method
@@ -44,6 +57,7 @@ class Merge:
     dtype: DType | None
     semantics: str
     reference: Node
+    settings: Settings | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -53,12 +67,71 @@ class Merge:
     def walk(self) -> Iterator[Merge]:
         """This merge and those below it, inner ones first."""
         for node in self.inputs:
-            if isinstance(node, Merge):
+            if not isinstance(node, Leaf):
                 yield from node.walk()
         yield self
 
+    @cached_property
+    def merges(self) -> tuple[Merge, ...]:
+        """This merge and those below it, inner ones first."""
+        return tuple(self.walk())
 
-Node = Leaf | Merge
+    @cached_property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """The checkpoints that it reads, each once."""
+        found = (node for merge in self.merges for node in merge.inputs if isinstance(node, Leaf))
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a stack: a merge of whole models, or (with `ranges`, one for each of its inputs) of some layers."""
+
+    merge: Merge
+    place: str
+    module: str | None
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """A model made of parts: those of one module (None: of the whole model) follow one another."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def reference(self) -> Node:
+        """The node whose config and side files the whole takes."""
+        return self.parts[0].merge.reference
+
+    @property
+    def method(self) -> Method:
+        """The method of all parts."""
+        return self.parts[0].merge.method
+
+    @property
+    def seed(self) -> int:
+        """The seed of all parts."""
+        return self.parts[0].merge.seed
+
+    @property
+    def dtype(self) -> DType | None:
+        """The type of all parts."""
+        return self.parts[0].merge.dtype
+
+    @cached_property
+    def modules(self) -> dict[str | None, tuple[Part, ...]]:
+        """The parts by module, in order."""
+        names = dict.fromkeys(part.module for part in self.parts)
+        return {name: tuple(part for part in self.parts if part.module == name) for name in names}
+
+    def walk(self) -> Iterator[Merge]:
+        """The merges of all parts and those below them, inner ones first."""
+        for part in self.parts:
+            yield from part.merge.walk()
+
+
+Node = Leaf | Merge | Stack
 
 
 def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location, str]]:
@@ -67,130 +140,69 @@ def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location,
         method = get_method(recipe.merge_method)
     except MethodError as error:
         return [((*location, "merge_method"), str(error))]
-    problems: list[tuple[Location, str]] = []
-    base, inputs = _bind(recipe, method)
-    if method.base == "required" and base is None:
-        problems.append(((*location, "merge_method"), f"{method.name} needs a base_model"))
-    if method.base == "unused" and base_is_extra(recipe):
-        problems.append((
-            (*location, "base_model"),
-            f"{method.name} has no base. List it under models (with its weight) if it should take part, as mergekit "
-            "would make it, or leave it out",
-        ))  # fmt: skip
-    count = len(inputs)
-    fewest, most = method.sources
-    if count < fewest or (most is not None and count > most):
-        besides = " besides the base" if base is not None else ""
-        besides = " (base_model counts as the first)" if method.base == "first" else besides
-        problems.append(
-            ((*location, "models"), f"{method.name} merges {method.count_in_words()}{besides}, not {count}")
-        )
-    positions = {id(source): at for at, source in enumerate(recipe.models)}
-    for at, source in enumerate(recipe.models):
-        for name in source.parameters:
-            parameter = method.parameters.get(name)
-            if parameter is not None and not parameter.per_source:
-                where = (*location, "models", at, "parameters", name)
-                problems.append((where, f"{name} is one value for the whole merge: put it under the top parameters"))
-    _, faults = _settle(recipe, method, inputs)
-    for source, name, why in faults:
-        where: Location = (*location, "parameters")
-        if source is not None:
-            where = (*location, "models", positions[id(source)])
-            where = (*where, "parameters", name) if name in source.parameters else where
-        elif name in recipe.parameters:
-            where = (*where, name)
-        else:
-            where = (*location, "merge_method")
-        problems.append((where, why))
-    return problems
-
-
-def base_is_extra(recipe: Recipe) -> bool:
-    """Whether base_model is none of the models."""
-    return recipe.base_model is not None and all(source.model != recipe.base_model for source in recipe.models)
-
-
-def _bind(recipe: Recipe, method: Method) -> tuple[Reference | None, list[Source]]:
-    """The base, and the sources that the method merges. A model that is the base adds no delta of its own."""
-    base = recipe.base_model
-    if method.base == "unused" or base is None:
-        return base if method.base in ("required", "optional") else None, list(recipe.models)
-    others = [source for source in recipe.models if source.model != base]
-    if method.base in ("required", "optional"):
-        return base, others
-    return None, [next((s for s in recipe.models if s.model == base), Source(model=base)), *others]
-
-
-def _settle(
-    recipe: Recipe, method: Method, inputs: list[Source]
-) -> tuple[dict[str, Any], list[tuple[Source | None, str, str]]]:
-    """Parameters for the method, and faults as (source or None, parameter, why)."""
-    faults: list[tuple[Source | None, str, str]] = []
-    given: dict[str, Any] = dict(recipe.parameters)
-    for source in recipe.models:
-        for name in source.parameters:
-            if name not in method.parameters:
-                _, unknown = method.settle({name: source.parameters[name]}, 0)
-                faults += [(source, n, why) for n, why in unknown if n == name and n not in method.parameters]
-    for name, parameter in method.parameters.items():
-        if parameter.per_source and any(name in source.parameters for source in inputs):
-            default = method.paper.get(name, parameter.default) if recipe.semantics == "paper" else parameter.default
-            values = [source.parameters.get(name, recipe.parameters.get(name, default)) for source in inputs]
-            for source, value in zip(inputs, values, strict=True):
-                if why := _fault(parameter, value):
-                    faults.append((source, name, why))
-            given[name] = values if not any(fault[1] == name for fault in faults) else 0.5
-    settled, more = method.settle(given, len(inputs), recipe.semantics)
-    faulty = {name for _, name, _ in faults}
-    faults += [(None, name, why) for name, why in more if name not in faulty]
-    return settled, faults
-
-
-def _fault(parameter: Parameter, value: Any) -> str:
-    if parameter.required and value is parameter.default:
-        return f"this source needs the parameter {parameter.name}: {parameter.meaning or parameter.expected}"
-    return parameter.fault(value)
+    found = [fault for group in groups_of(recipe, location) for fault in faults_of(group, method)]
+    return list(dict.fromkeys(found))  # what stands above several groups is told once
 
 
 class _Builder:
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
         self.leaves: list[Leaf] = []
-        self.by_path: dict[Path, Leaf] = {}
+        self.checkpoints: dict[Path, Checkpoint] = {}
+        self.by_path: dict[tuple[Path, tuple[int, ...]], Leaf] = {}
         self.merges = 0
 
-    def recipe(self, recipe: Recipe, inherited: int, depth: int) -> Merge:
+    def recipe(self, recipe: Recipe, inherited: int, depth: int, scope: tuple[int, ...]) -> Merge | Stack:
         if depth > MOST_NESTING:
             raise RecipeError(f"recipes are nested more than {MOST_NESTING} deep; does one of them contain itself?")
         problems = check_parameters(recipe, ())
         if problems:
             lines = [f"{'.'.join(map(str, where))}: {why}" for where, why in problems]
             raise RecipeError(f"the recipe {recipe.name or recipe.merge_method} cannot be merged", lines)
-        method = get_method(recipe.merge_method)
         seed = recipe.seed if recipe.seed is not None else inherited
         if depth == 0 and self.seed is not None:
             seed = self.seed
-        base, inputs = _bind(recipe, method)
-        settled, _ = _settle(recipe, method, inputs)
-        base_node = self.node(base, recipe, seed, depth) if base is not None else None
-        sources = tuple(self.node(source.model, recipe, seed, depth) for source in inputs)
+        groups = list(groups_of(recipe))
+        if recipe.models:
+            return self.merge(groups[0], seed, depth, scope)
+        return Stack(tuple(self.part(group, seed, depth, scope) for group in groups))
+
+    def part(self, group: Group, seed: int, depth: int, scope: tuple[int, ...]) -> Part:
+        merge = self.merge(group, seed, depth, scope)
+        base, inputs = bind(group, merge.method)
+        rows = inputs if base is None else [base, *inputs]
+        ranges = tuple(source.layer_range for source in rows if isinstance(source, SliceSource))
+        return Part(merge, place_of(group.location), group.module, ranges)
+
+    def merge(self, group: Group, seed: int, depth: int, scope: tuple[int, ...]) -> Merge:
+        recipe = group.recipe
+        method = get_method(recipe.merge_method)
+        base, inputs = bind(group, method)
+        settings = settings_of(group, method, inputs)
+
+        def node(source: Source, row: int) -> Node:
+            inside = (*scope, row) if group.sliced else scope
+            return self.node(source.model, recipe, seed, depth, inside)
+
+        base_node = node(base, 0) if base is not None else None
+        sources = tuple(node(source, row) for row, source in enumerate(inputs, base is not None))
         reference = base_node or sources[0]
-        if base_node is None and recipe.base_model is not None:
-            reference = self.node(recipe.base_model, recipe, seed, depth)
+        if base_node is None and group.base is not None:
+            at = next((at for at, source in enumerate(inputs) if source.model == group.base), None)
+            reference = sources[at] if at is not None else self.node(group.base, recipe, seed, depth, scope)
         stored = recipe.out_dtype or recipe.dtype
         self.merges += 1
         return Merge(
-            self.merges - 1, method, settled, base_node, sources, seed, dtype_of(stored) if stored else None,
-            recipe.semantics, reference,
+            self.merges - 1, method, {} if settings.varies else settings.at("", 0.0), base_node, sources, seed,
+            dtype_of(stored) if stored else None, recipe.semantics, reference, settings if settings.varies else None,
         )  # fmt: skip
 
-    def node(self, reference: Reference, recipe: Recipe, seed: int, depth: int) -> Node:
+    def node(self, reference: Reference, recipe: Recipe, seed: int, depth: int, scope: tuple[int, ...]) -> Node:
         if isinstance(reference, Recipe):
-            return self.recipe(reference, seed, depth + 1)
+            return self.recipe(reference, seed, depth + 1, scope)
         path = resolve(reference, recipe)
         if path.suffix in RECIPE_SUFFIXES and path.is_file():
-            return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1)
+            return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1, scope)
         if not os.path.exists(path):  # noqa: PTH110  (never raises)
             if path.is_absolute():
                 raise SourceError(f"{reference}: no such folder or file")
@@ -200,18 +212,20 @@ class _Builder:
                 "fetched by this version: download the model and give its folder."
             )
         key = path.resolve()
-        if key not in self.by_path:
-            leaf = Leaf(len(self.leaves), str(reference), open_checkpoint(path))
+        if key not in self.checkpoints:
+            self.checkpoints[key] = open_checkpoint(path)
+        if (key, scope) not in self.by_path:
+            leaf = Leaf(len(self.leaves), str(reference), self.checkpoints[key])
             self.leaves.append(leaf)
-            self.by_path[key] = leaf
-        return self.by_path[key]
+            self.by_path[key, scope] = leaf
+        return self.by_path[key, scope]
 
 
 @dataclass(frozen=True, eq=False)
 class Tree:
     """A recipe's merges and the checkpoints that they read."""
 
-    root: Merge
+    root: Merge | Stack
     leaves: tuple[Leaf, ...]
     merges: tuple[Merge, ...] = field(default=())
 
@@ -219,9 +233,16 @@ class Tree:
     def reference(self) -> Leaf:
         """The checkpoint whose names, config and side files the result takes: the base, or the first source."""
         node: Node = self.root
-        while isinstance(node, Merge):
+        while not isinstance(node, Leaf):
             node = node.reference
         return node
+
+    @cached_property
+    def sources(self) -> tuple[Leaf, ...]:
+        """A leaf for every checkpoint, however many of its layers are read: the reference first."""
+        found = {id(leaf.checkpoint): leaf for leaf in (*reversed(self.leaves), self.reference)}
+        rest = [leaf for leaf in self.leaves if found[id(leaf.checkpoint)] is leaf and leaf is not self.reference]
+        return (self.reference, *rest)
 
 
 def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
@@ -232,18 +253,13 @@ def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
         SourceError: a source that cannot be opened.
     """
     builder = _Builder(seed)
-    root = builder.recipe(recipe, seed or 0, 0)
+    root = builder.recipe(recipe, seed or 0, 0, ())
     return Tree(root, tuple(builder.leaves), tuple(root.walk()))
 
 
 def expand(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data that stands alone: absolute paths, and recipe files written out in place."""
-    data = recipe.canonical()
-    if recipe.base_model is not None:
-        data["base_model"] = _expand_reference(recipe.base_model, recipe)
-    for source, entry in zip(recipe.models, data["models"], strict=True):
-        entry["model"] = _expand_reference(source.model, recipe)
-    return data
+    return recipe.data(lambda reference: _expand_reference(reference, recipe))
 
 
 def _expand_reference(reference: Reference, recipe: Recipe) -> Any:

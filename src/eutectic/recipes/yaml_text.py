@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from eutectic.errors import RecipeError
+from eutectic.recipes.documents import join_documents
 
 __all__ = ["MOST_DEPTH", "MOST_NODES", "dump_yaml", "integer", "position", "read_yaml", "refused", "well_formed"]
 
@@ -68,7 +69,9 @@ for _tag, _pattern, _first in (
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
-    """The plain data of one YAML document and its root node; ``(None, None)`` where there is no document.
+    """The plain data of a YAML text and its root node; ``(None, None)`` where there is no document.
+
+    Of several documents, the one that is the result, with those that it names written in (`join_documents`).
 
     >>> read_yaml("eps: 1e-5", "r.yaml")[0]
     {'eps': 1e-05}
@@ -168,12 +171,18 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     loader = None
     try:
         loader = _Loader(text)
-        root = loader.get_node() if loader.check_node() else None
-        if root is not None and loader.check_node():
-            place = _place(name, loader.peek_event().start_mark)
-            sentence = "a second document starts here; multi-document recipes are not supported yet"
-            raise refused(name, f"{place}: {sentence}")
-        return root
+        roots: list[yaml.Node] = []
+        while loader.check_node() and (node := loader.get_node()) is not None:
+            roots.append(node)
+        roots = [node for node in roots if node.value or not isinstance(node, yaml.ScalarNode)] or roots[:1]
+        if len(roots) < 2:
+            return roots[0] if roots else None
+        for node in roots:
+            _measure(node, name, {}, set())  # before it is walked: bounded, and no anchor holds itself
+        joined, problems = join_documents(roots)
+        if problems:
+            raise refused(name, *(f"{_place(name, mark)}: {sentence}" for mark, sentence in problems))
+        return joined
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = f"{name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"

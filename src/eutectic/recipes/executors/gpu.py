@@ -178,7 +178,7 @@ class GpuStream:
             self._copy(out)
         elif span.n:
             clock.enter("compute")
-            merged = self._value(self.plan.tree.root, span, step.dtype.torch)
+            merged = self._value(step.root, span, step.dtype.torch)
             clock.enter("wait")
             if finishing is None:
                 self._wait(out.stores)  # of this tensor's span before: no more than two results on the device
@@ -212,8 +212,7 @@ class GpuStream:
         span = _Span(out, first, n, {}, [], last)
         if step.action == "copy" or not n:
             return span
-        leaves = [node for merge in self.plan.tree.merges for node in merge.inputs if isinstance(node, Leaf)]
-        for leaf in dict.fromkeys(leaves):
+        for leaf in step.root.leaves:
             ref = step.refs[leaf.index]
             assert ref is not None
             raw = torch.empty(n * ref.dtype.size, dtype=torch.uint8, device=self.device)
@@ -242,6 +241,7 @@ class GpuStream:
             if isinstance(node, Leaf):
                 tensors.append(span.inputs[node.index].view(getattr(torch, stored.torch)))
             else:
+                assert isinstance(node, Merge)
                 tensors.append(self._value(node, span, stored.torch))
         trusted = self.plan.options.allow_nonfinite
         if not trusted:

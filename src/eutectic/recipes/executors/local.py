@@ -16,7 +16,6 @@ from eutectic.recipes.match import Step
 from eutectic.recipes.plan import Plan
 from eutectic.recipes.profile import Profile
 from eutectic.recipes.semantics import one_thread
-from eutectic.recipes.tree import Merge
 from eutectic.weights.digest import PIECE, combine_pieces, hash_pieces, hash_range
 from eutectic.weights.readahead import ReadAhead
 
@@ -94,13 +93,13 @@ def _job(plan: Plan, step: Step, shared: dict[int, object], block: int = 0) -> J
     return Job(step, plan.programs_of(step), dict(shared), dict.fromkeys(plan.wide, block))
 
 
-def _solve_tensor(plan: Plan, job: Job, merges: list[Merge]) -> Chain:
-    """The passes of one tensor's own reductions, inner merges first; fills `job.found`."""
+def _solve_tensor(plan: Plan, job: Job, indices: frozenset[int] | None = None) -> Chain:
+    """The passes of one tensor's own reductions (of the merges `indices`), inner ones first; fills `job.found`."""
     step = job.step
     tile = plan.tile_of(step, plan.shape.tile, job.programs)
-    for merge in merges:
+    for merge in step.merges:
         program = job.programs.get(merge.index)
-        if program is None or merge.index in job.found:
+        if program is None or merge.index in job.found or not (indices is None or merge.index in indices):
             continue
         found = program.begin(step.numel, _units(step, program))
         while (reduction := program.wants(found)) is not None:
@@ -128,24 +127,26 @@ def find_shared(plan: Plan, run: Callable[[Chain], None]) -> Shared:
     for at, merge in enumerate(plan.tree.merges):
         if merge.index not in plan.wide:
             continue
-        jobs = [_job(plan, step, shared, first_block[step.name]) for step in steps]
-        inner = list(plan.tree.merges[:at])
+        own = [step for step in steps if any(m.index == merge.index for m in step.merges)]
+        jobs = [_job(plan, step, shared, first_block[step.name]) for step in own]
+        inner = frozenset(m.index for m in plan.tree.merges[:at] if m.index not in shared)
         for job in jobs:
-            run(_solve_tensor(plan, job, [m for m in inner if m.index not in shared]))
-        run(_solve_model(plan, merge, jobs, blocks, shared))
+            run(_solve_tensor(plan, job, inner))
+        run(_solve_model(plan, merge.index, jobs, blocks, shared))
     return shared, first_block
 
 
-def _solve_model(plan: Plan, merge: Merge, jobs: list[Job], blocks: int, shared: dict[int, object]) -> Chain:
-    program = jobs[0].programs[merge.index]
+def _solve_model(plan: Plan, index: int, jobs: list[Job], blocks: int, shared: dict[int, object]) -> Chain:
+    program = jobs[0].programs[index]
     found = program.begin(sum(job.step.numel for job in jobs), blocks)
     while (reduction := program.wants(found)) is not None:
         totals = _Totals(reduction, blocks)
 
         def reduce(at: tuple[Job, int, int], worker: Workspace, r=reduction, f=found, t=totals) -> None:
             job, first, n = at
+            merge = next(m for m in job.step.merges if m.index == index)
             read = worker.inputs(job, merge, first, n)
-            program.reduce(r, read, f, t.part(worker, job.blocks[merge.index] + first // BLOCK, -(-n // BLOCK)))
+            program.reduce(r, read, f, t.part(worker, job.blocks[index] + first // BLOCK, -(-n // BLOCK)))
             worker.check(job, merge, read)
 
         everywhere = (
@@ -155,7 +156,7 @@ def _solve_model(plan: Plan, merge: Merge, jobs: list[Job], blocks: int, shared:
         )
         yield Stage(everywhere, reduce)
         found = program.solve(reduction, totals.total(), found)
-    shared[merge.index] = found
+    shared[index] = found
 
 
 def run_here(chain: Chain, worker: Workspace) -> None:
@@ -169,7 +170,7 @@ def solve_one(plan: Plan, step: Step, worker: Workspace) -> Job:
     """A job whose reductions are done, on this thread: what reading one planned tensor needs."""
     shared, first_block = plan.shared(lambda: find_shared(plan, lambda chain: run_here(chain, worker)))
     job = _job(plan, step, shared, first_block.get(step.name, 0) if shared else 0)
-    run_here(_solve_tensor(plan, job, list(plan.tree.merges)), worker)
+    run_here(_solve_tensor(plan, job), worker)
     return job
 
 
@@ -226,7 +227,7 @@ class Stream:
         if step.action == "copy":
             yield Stage(_tiles(step, tile), lambda at, worker: self._copy(step, at, worker, pieces))
         else:
-            yield from _solve_tensor(self.plan, job, list(self.plan.tree.merges))
+            yield from _solve_tensor(self.plan, job)
             yield Stage(_tiles(step, tile), lambda at, worker: self._merge(job, at, worker, pieces if whole else None))
         if whole:
             digest = combine_pieces(piece for first in sorted(pieces) for piece in pieces[first])
@@ -244,7 +245,7 @@ class Stream:
         self.progress(2 * out.nbytes)
 
     def _merge(self, job: Job, at: tuple[int, int], worker: Workspace, pieces: dict[int, list[bytes]] | None) -> None:
-        root, step = self.plan.tree.root, job.step
+        root, step = job.step.root, job.step
         first, n = at
         tile = worker.inputs(job, root, first, n)
         out = worker.output(n * step.dtype.size)
