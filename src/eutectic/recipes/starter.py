@@ -17,7 +17,7 @@ def starter(method: Method, models: Sequence[str] = (), base: str | None = None,
 
     >>> from eutectic.methods import get_method
     >>> print(starter(get_method("linear"), ["./a", "./b"]), end="")
-    # linear: weighted sum of the models, normalised or not
+    # linear: weighted average of the sources
     merge_method: linear
     models:
       - model: ./a
