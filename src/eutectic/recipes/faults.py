@@ -18,6 +18,7 @@ from eutectic.recipes.document import Location
 __all__ = [
     "FILE",
     "MERGEKIT",
+    "NOTHING",
     "PATH",
     "RECIPE",
     "Problem",
@@ -34,14 +35,13 @@ Problem = tuple[Location, str]
 MOST_NESTED = 16
 
 # Tags of the kinds of reference; pydantic puts them into locations, where the user's file has nothing.
-PATH, RECIPE, FILE, MERGEKIT = "<path>", "<recipe>", "<file>", "<mergekit>"
+PATH, RECIPE, FILE, MERGEKIT, NOTHING = "<path>", "<recipe>", "<file>", "<mergekit>", "<nothing>"
 
 # Keys that mergekit's schema has and this one does not, and what to do instead.
 _LATER = {
     "tokenizer": "the base model's tokenizer files are copied",
     "chat_template": "the base model's chat template is copied",
     "revision": "download that revision and give its folder",
-    "lora": "merge the adapter into its model first, and give that folder",
     "override_architecture": "remove it; tensors are matched by name",
     "residual_weight": "remove it; mergekit ignores it too",
 }
@@ -88,7 +88,7 @@ def problems_of(errors: list[Any], known: Mapping[str, list[str]]) -> list[Probl
 
 def _location_of(error: Mapping[str, Any]) -> Location:
     """pydantic's location without the tags that choose between kinds of reference."""
-    return tuple(step for step in error["loc"] if step not in (PATH, RECIPE, FILE, MERGEKIT))
+    return tuple(step for step in error["loc"] if step not in (PATH, RECIPE, FILE, MERGEKIT, NOTHING))
 
 
 def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str:

@@ -47,7 +47,7 @@ class Step:
     @property
     def kind(self) -> tuple[object, ...]:
         """What decides how it is cut and what it costs: equal for tensors that differ in name and place only."""
-        codes = (None if ref is None else ref.dtype.code for ref in self.refs)
+        codes = (None if ref is None else (ref.dtype.code, ref.work_bytes(1)) for ref in self.refs)
         return self.action, id(self.root), self.shape, self.dtype.code, *codes
 
     @property
@@ -96,7 +96,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
                 f"{leaf.label} {list(ref.shape)}" for leaf, ref in zip(tree.leaves, bound.refs, strict=True) if ref
             ))  # fmt: skip
             continue
-        dtype, numel = tree.root.dtype or origin.dtype, math.prod(origin.shape)
+        dtype, numel = tree.root.dtype or origin.native, math.prod(origin.shape)
         numbers = all(ref.dtype.floating for ref in present)
         if numbers and len(present) == len(found):
             steps.append(Step(name, origin.shape, dtype, "merge", bound.refs, numel, bound.merge))

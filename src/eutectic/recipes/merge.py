@@ -294,9 +294,11 @@ def _check_target(made: Plan, out: Path, *, force: bool) -> None:
         path = leaf.checkpoint.path
         if path is None:
             continue
-        source = (path if path.is_dir() else path.parent).resolve()
+        folders = {(path if path.is_dir() else path.parent).resolve()}
+        folders |= {file.path.parent.resolve() for file in leaf.checkpoint.headers}
         here = out.resolve()
-        if here == source or here in source.parents or (source in here.parents and path.is_dir()):
+        inside = path.is_dir() and bool(folders & set(here.parents))
+        if inside or any(here == source or here in source.parents for source in folders):
             raise OutputError(f"{out} is, holds or lies inside the source {leaf.label}; choose another target")
     if not out.exists():
         return

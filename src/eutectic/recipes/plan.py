@@ -167,6 +167,7 @@ class Plan(Checkpoint):
         """Bytes that one thread holds for a tile, torch's float32 copies and temporaries included."""
         elements = self.tile_of(kind.step, most, kind.programs)
         total = arena_bytes(kind.step, elements)
+        total += sum(ref.work_bytes(elements) for ref in kind.step.refs if ref is not None)
         total += elements * sum(program.work_bytes for program in kind.programs.values())
         if kind.step.action == "merge":
             for merge in kind.step.merges:
@@ -181,7 +182,8 @@ class Plan(Checkpoint):
     def _buffers(self, threads: int, tile: int) -> int:
         largest = max((self._thread_bytes(kind, tile) for kind in self.kinds), default=0)
         held = max((sum(p.held_bytes for p in kind.programs.values()) for kind in self.kinds), default=0)
-        return threads * (largest + JOBS_AHEAD * self.scratch_bytes()) + self.most_jobs(threads) * held
+        held = self.most_jobs(threads) * held + sum(leaf.checkpoint.held_bytes for leaf in self.tree.sources)
+        return threads * (largest + JOBS_AHEAD * self.scratch_bytes()) + held
 
     def most_jobs(self, threads: int) -> int:
         """How many tensors may be under way at once."""

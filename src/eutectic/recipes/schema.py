@@ -22,6 +22,7 @@ from eutectic.recipes.document import Document, Location, load_document
 from eutectic.recipes.faults import (
     FILE,
     MERGEKIT,
+    NOTHING,
     PATH,
     RECIPE,
     Problem,
@@ -45,6 +46,7 @@ __all__ = [
     "parse_recipe",
     "references",
     "resolve",
+    "resolve_model",
     "schema_json",
     "walk",
 ]
@@ -90,6 +92,10 @@ def _kind(value: Any) -> str | None:
     return FILE if "path" in value else MERGEKIT if "model" in value else RECIPE
 
 
+def _kind_of_adapter(value: Any) -> str | None:
+    return _kind_of_model(value) if value is not None else NOTHING
+
+
 def _kind_of_model(value: Any) -> str | None:
     return PATH if isinstance(value, str) else FILE if isinstance(value, Mapping) else None
 
@@ -102,18 +108,22 @@ class FileReference(_Strict, frozen=True):
 
 
 class MergekitReference(_Strict, frozen=True):
-    """mergekit's mapping for a model with an adapter. The adapter is not supported yet."""
+    """mergekit's mapping for a model, perhaps with an adapter."""
 
     model: Annotated[
         Annotated[PathText, Tag(PATH)] | Annotated[FileReference, Tag(FILE)], Discriminator(_kind_of_model)
     ]
-    lora: None = None
+    lora: Annotated[
+        Annotated[PathText, Tag(PATH)] | Annotated[FileReference, Tag(FILE)] | Annotated[None, Tag(NOTHING)],
+        Discriminator(_kind_of_adapter),
+    ] = None
     override_architecture: None = None
 
 
 def _unwrap(reference: Any) -> Any:
     if isinstance(reference, MergekitReference):
-        reference = reference.model
+        model = _unwrap(reference.model)
+        return model if reference.lora is None else f"{model}+{_unwrap(reference.lora)}"
     return reference.path if isinstance(reference, FileReference) else reference
 
 
@@ -129,7 +139,7 @@ else:
         AfterValidator(_unwrap),
     ]
 
-_MODEL = "A model folder, a weight file, a recipe file, or a recipe written in place."
+_MODEL = "A model folder or file, model+adapter, a recipe file, or a recipe written in place."
 _DTYPE = "Type of the result where out_dtype is absent. Default: that of the base or first source."
 
 
@@ -278,7 +288,7 @@ _KNOWN = {
     "slice": [name for name in Slice.model_fields if name != "residual_weight"],
     "module": list(Module.model_fields),
     "file": ["path"],
-    "mergekit": ["model"],
+    "mergekit": ["model", "lora"],
 }
 
 
@@ -379,6 +389,19 @@ def resolve(reference: str, recipe: Recipe | None = None) -> Path:
     if folder is not None and not os.path.exists(path) and os.path.exists(folder / path):  # noqa: PTH110  no raise
         return folder / path
     return path
+
+
+def resolve_model(reference: str, recipe: Recipe | None = None) -> tuple[Path, Path | None]:
+    """Where a path points, and where the adapter behind its last ``+`` does, if there is one.
+
+    >>> [str(path) for path in resolve_model("./base+./lora")]
+    ['base', 'lora']
+    """
+    whole = resolve(reference, recipe)
+    model, plus, adapter = reference.rpartition("+")
+    if not plus or not model or not adapter or os.path.exists(whole):  # noqa: PTH110  (never raises)
+        return whole, None
+    return resolve(model, recipe), resolve(adapter, recipe)
 
 
 def schema_json() -> str:

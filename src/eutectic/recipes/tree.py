@@ -18,8 +18,9 @@ from eutectic.methods import get_method
 from eutectic.methods.method import Method
 from eutectic.recipes.document import Location
 from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
-from eutectic.recipes.schema import Recipe, Reference, SliceSource, Source, load_recipe, resolve
+from eutectic.recipes.schema import Recipe, Reference, SliceSource, Source, load_recipe, resolve_model
 from eutectic.recipes.settings import Settings
+from eutectic.weights.adapter import is_adapter, open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 
@@ -148,8 +149,8 @@ class _Builder:
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
         self.leaves: list[Leaf] = []
-        self.checkpoints: dict[Path, Checkpoint] = {}
-        self.by_path: dict[tuple[Path, tuple[int, ...]], Leaf] = {}
+        self.checkpoints: dict[tuple[Path, Path | None], Checkpoint] = {}
+        self.by_path: dict[tuple[tuple[Path, Path | None], tuple[int, ...]], Leaf] = {}
         self.merges = 0
 
     def recipe(self, recipe: Recipe, inherited: int, depth: int, scope: tuple[int, ...]) -> Merge | Stack:
@@ -200,25 +201,41 @@ class _Builder:
     def node(self, reference: Reference, recipe: Recipe, seed: int, depth: int, scope: tuple[int, ...]) -> Node:
         if isinstance(reference, Recipe):
             return self.recipe(reference, seed, depth + 1, scope)
-        path = resolve(reference, recipe)
-        if path.suffix in RECIPE_SUFFIXES and path.is_file():
+        path, adapter = resolve_model(reference, recipe)
+        if adapter is None and path.suffix in RECIPE_SUFFIXES and path.is_file():
             return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1, scope)
-        if not os.path.exists(path):  # noqa: PTH110  (never raises)
-            if path.is_absolute():
-                raise SourceError(f"{reference}: no such folder or file")
-            beside = f" or in {recipe.folder}" if recipe.folder else ""
-            raise SourceError(
-                f"{reference}: no such folder or file in the current directory{beside}. Names of a model hub are not "
-                "fetched by this version: download the model and give its folder."
-            )
-        key = path.resolve()
+        for wanted in (path, adapter):
+            if wanted is not None and not os.path.exists(wanted):  # noqa: PTH110  (never raises)
+                raise _absent(reference, wanted, recipe)
+        key = (path.resolve(), None if adapter is None else adapter.resolve())
         if key not in self.checkpoints:
-            self.checkpoints[key] = open_checkpoint(path)
+            self.checkpoints[key] = _open(path, adapter)
         if (key, scope) not in self.by_path:
             leaf = Leaf(len(self.leaves), str(reference), self.checkpoints[key])
             self.leaves.append(leaf)
             self.by_path[key, scope] = leaf
         return self.by_path[key, scope]
+
+
+def _absent(reference: str, wanted: Path, recipe: Recipe) -> SourceError:
+    what = reference if str(wanted) in (reference, str(Path(reference))) else f"{reference}: {wanted}"
+    if wanted.is_absolute():
+        return SourceError(f"{what}: no such folder or file")
+    beside = f" or in {recipe.folder}" if recipe.folder else ""
+    return SourceError(
+        f"{what}: no such folder or file in the current directory{beside}. Names of a model hub are not "
+        "fetched by this version: download the model and give its folder."
+    )
+
+
+def _open(path: Path, adapter: Path | None) -> Checkpoint:
+    if is_adapter(path) and not (path / "config.json").is_file():
+        raise SourceError(
+            f"{path} is an adapter, not a model: its factors mean nothing apart, and averaging them is not averaging "
+            f"what they add. Write the model in front of it: ./model+{path}"
+        )
+    checkpoint = open_checkpoint(path)
+    return checkpoint if adapter is None else open_adapted(checkpoint, adapter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +282,9 @@ def expand(recipe: Recipe) -> dict[str, Any]:
 def _expand_reference(reference: Reference, recipe: Recipe) -> Any:
     if isinstance(reference, Recipe):
         return expand(reference)
-    path = resolve(reference, recipe)
+    path, adapter = resolve_model(reference, recipe)
+    if adapter is not None:
+        return f"{path.absolute()}+{adapter.absolute()}"
     if path.suffix in RECIPE_SUFFIXES and path.is_file():
         return expand(load_recipe(path))
     return str(path.absolute())

@@ -30,7 +30,7 @@ class Checkpoint(Mapping[str, TensorRef]):
     """Tensors by name, in file order. `path` is the folder or file (None for a planned recipe).
 
     `headers` maps each weight file's name to the bytes that describe it, for provenance;
-    `config` is config.json as a dict ({} where there is none).
+    `config` is config.json as a dict ({} where there is none); `held_bytes` is what reading it keeps in memory.
     """
 
     def __init__(
@@ -40,8 +40,10 @@ class Checkpoint(Mapping[str, TensorRef]):
         path: Path | None = None,
         config: Mapping[str, Any] | None = None,
         headers: Mapping[SourceFile, bytes] | None = None,
+        held_bytes: int = 0,
     ) -> None:
         self._tensors = dict(tensors)
+        self.held_bytes = held_bytes
         self.path = path
         self.config = dict(config or {})
         self.headers = dict(headers or {})

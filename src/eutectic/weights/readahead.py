@@ -52,7 +52,8 @@ class ReadAhead:
     """Advises the kernel up to 128 MB ahead of the tensors reported as `passed`, in the order given."""
 
     def __init__(self, refs: Sequence[TensorRef]) -> None:
-        stored = [ref for ref in refs if isinstance(ref, StoredTensor) and ref.nbytes]
+        found = [ref.lies_in for ref in refs]
+        stored = [ref for ref in found if isinstance(ref, StoredTensor) and ref.nbytes]
         by_file: dict[SourceFile, list[StoredTensor]] = {}
         for ref in stored:
             by_file.setdefault(ref.file, []).append(ref)
@@ -82,7 +83,8 @@ class ReadAhead:
         """These tensors will not be read again."""
         if not self.cold:
             return
-        stored = [ref for ref in refs if isinstance(ref, StoredTensor) and ref.file in self.cold]
+        found = [ref.lies_in for ref in refs]
+        stored = [ref for ref in found if isinstance(ref, StoredTensor) and ref.file in self.cold]
         for ref in stored if self.drops else ():
             os.posix_fadvise(ref.file.fileno(), ref.offset, ref.nbytes, os.POSIX_FADV_DONTNEED)
         with self._change:

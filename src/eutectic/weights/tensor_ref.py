@@ -37,6 +37,20 @@ class TensorRef(ABC):
         """Bytes of the whole tensor, unpadded."""
         return self.numel * self.dtype.size
 
+    @property
+    def native(self) -> DType:
+        """The type that a result takes after this tensor; another than `dtype` where reading widens it."""
+        return self.dtype
+
+    @property
+    def lies_in(self) -> TensorRef:
+        """The tensor whose bytes are read, where this one is made of it."""
+        return self
+
+    def work_bytes(self, elements: int) -> int:
+        """Bytes that reading `elements` of it takes besides the caller's buffer."""
+        return 0
+
     @abstractmethod
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
         """Fill `buffer` with the little-endian bytes of elements `start` to `stop` (exclusive)."""
