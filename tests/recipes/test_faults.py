@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from eutectic.errors import RecipeError
 from eutectic.recipes.document import Location, load_document
 from eutectic.recipes.faults import sentence_of
-from eutectic.recipes.schema import Recipe, Source, load_recipe, parse_recipe
+from eutectic.recipes.schema import Module, Recipe, Slice, SliceSource, Source, load_recipe, parse_recipe
+from eutectic.recipes.tree import check_parameters
 
 fuzz = settings(deadline=None, max_examples=150)
 small = {"merge_method": "linear", "models": [{"model": "./a", "parameters": {"weight": 1}}]}
@@ -233,7 +234,9 @@ def test_a_recipe_is_a_mapping(source: str) -> None:
     assert "the recipe must be a mapping of keys to values; found " in problem
 
 
-keys = st.sampled_from([*Recipe.model_fields, *Source.model_fields, "path", "lora", "slices", "x", ""])
+parts = (Recipe, Source, SliceSource, Slice, Module)
+names = {name for part in parts for name in part.model_fields}
+keys = st.sampled_from([*sorted(names), "path", "lora", "filter", "value", "x", ""])
 anything = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
@@ -251,3 +254,47 @@ def test_any_mapping_gives_a_recipe_or_problems_with_places(data: dict[str, Any]
         assert all(problem.startswith("recipe: ") and "Input should" not in problem for problem in error.problems)
     else:
         assert load_recipe(recipe.canonical()) == recipe
+
+
+ranges = st.tuples(st.integers(-1, 4), st.integers(-1, 4)).map(list)
+values = st.recursive(
+    st.one_of(st.integers(-1, 2), st.floats(), st.booleans(), st.sampled_from(["x", "re:(", "*"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.fixed_dictionaries(
+            {"value": inner}, optional={"filter": st.sampled_from(["mlp", "re:a", "re:(", 3, None])}
+        )
+    ),
+    max_leaves=6,
+)
+parameters = st.dictionaries(st.sampled_from(["weight", "density", "t", "normalize", "x"]), values, max_size=3)
+sliced = st.fixed_dictionaries(
+    {"model": st.sampled_from(["a", "b", "a+c"])}, optional={"layer_range": ranges, "parameters": parameters}
+)
+slices = st.fixed_dictionaries(
+    {"sources": st.lists(sliced, max_size=3)}, optional={"parameters": parameters, "base_model": st.just("b")}
+)
+whole = st.fixed_dictionaries({"model": st.sampled_from(["a", "b"])}, optional={"parameters": parameters})
+forms = {"models": st.lists(whole, max_size=3), "slices": st.lists(slices, max_size=3)}
+modules = st.dictionaries(
+    st.sampled_from(["m", "", "vision_tower"]), st.fixed_dictionaries({}, optional={**forms, "parameters": parameters})
+)
+methods = st.sampled_from(["linear", "ties", "slerp", "passthrough", "karcher", "x"])
+
+
+@fuzz
+@given(
+    st.fixed_dictionaries(
+        {"merge_method": methods},
+        optional={**forms, "modules": modules, "parameters": parameters, "base_model": st.sampled_from(["a", "c"])},
+    )
+)
+def test_any_recipe_of_parts_is_read_or_refused_with_places(data: dict[str, Any]) -> None:
+    """Slices, modules, gradients and filters of any shape, with the check that a merge makes."""
+    try:
+        recipe = load_recipe(data, check=check_parameters)
+    except RecipeError as error:
+        assert error.problems
+        assert all(problem.startswith("recipe: ") and "Input should" not in problem for problem in error.problems)
+    else:
+        assert load_recipe(recipe.canonical(), check=check_parameters) == recipe

@@ -87,8 +87,9 @@ def problems_of(errors: list[Any], known: Mapping[str, list[str]]) -> list[Probl
 
 
 def _location_of(error: Mapping[str, Any]) -> Location:
-    """pydantic's location without the tags that choose between kinds of reference."""
-    return tuple(step for step in error["loc"] if step not in (PATH, RECIPE, FILE, MERGEKIT, NOTHING))
+    """pydantic's location without the tags that choose between kinds of reference, and without its mark of a key."""
+    loc = error["loc"][:-1] if error["loc"][-1:] == ("[key]",) else error["loc"]
+    return tuple(step for step in loc if step not in (PATH, RECIPE, FILE, MERGEKIT, NOTHING))
 
 
 def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str:
@@ -125,7 +126,8 @@ def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str
     if kind in ("tuple_type", "list_type"):
         return f"{key} must be a list; found {shown(value)}"
     if kind in ("dict_type", "mapping_type"):
-        return f"{key} must be a mapping such as 'weight: 0.5'; found {shown(value)}"
+        example = "text_decoder: {models: [...]}" if error["loc"][-1:] == ("modules",) else "weight: 0.5"
+        return f"{key} must be a mapping such as '{example}'; found {shown(value)}"
     if kind.startswith(("model_", "dataclass_")):
         return _not_a_mapping(error["loc"], value)
     if kind.startswith("union_tag"):
@@ -254,8 +256,8 @@ def mended(data: Any, faulty: list[Location]) -> Any:
         parent = data
         for step in loc[:-1]:
             parent = _child(parent, step)
-        if isinstance(parent, list):
-            parent[int(loc[-1])] = _STAND_IN.get(str(loc[-2]), {"model": "?"})
+        if isinstance(parent, list) and isinstance(loc[-1], int):
+            parent[loc[-1]] = _STAND_IN.get(str(loc[-2]), {"model": "?"})
         elif isinstance(parent, dict):
             key = str(loc[-1])
             parent.pop(key, None)
