@@ -48,6 +48,7 @@ bench: venv  ## speed and memory against mergekit, sd-mecha and the copy bound
 parity: venv  ## every method and option against mergekit 0.1.5, number by number
 	$(BIN)/python benchmarks/speed/peers.py mergekit
 	$(BIN)/python benchmarks/parity/run.py
+	$(BIN)/python benchmarks/parity/recipes.py
 
 lock: venv  ## write requirements.lock from the present .venv
 	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable --exclude eutectic | sed s/+cpu// > requirements.lock
