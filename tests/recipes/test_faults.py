@@ -136,7 +136,29 @@ seed: -1
         (with_(name=7), "recipe: name: 'name' must be text; found 7; put it in quotes"),
         (with_(name=""), "recipe: name: 'name' must not be empty"),
         (with_(name=["x" * 999]), "recipe: name: 'name' must be text; found a list"),
-        (with_(tokenizer_source=5), "'tokenizer_source' must be 'base'; found 5"),
+        (with_(tokenizer_source=5), "recipe: tokenizer_source: 'tokenizer_source' must be text; found 5"),
+        (with_(tokenizer_source="base", tokenizer={}), "'tokenizer' and 'tokenizer_source' stand side by side"),
+        (with_(tokenizer={"sorce": "base"}), "recipe: tokenizer.sorce: unknown key 'sorce'; did you mean 'source'?"),
+        (with_(tokenizer={"tokens": {"x": {"from": 1}}}), "unknown key 'from'; known here: source, force"),
+        (with_(tokenizer={"tokens": {"x": {"force": 1}}}), "'force' must be true or false; found 1"),
+        (with_(tokenizer={"tokens": {"x": {"source": 3}}}), "'source' must be text; found 3"),
+        (with_(tokenizer={"tokens": {"x": {"source": {"kind": "one"}}}}), "'source' must be a model, {kind: zero} or"),
+        (
+            with_(tokenizer={"tokens": {"x": {"source": {"kind": "model_token", "model": "a"}}}}),
+            "'source' needs either a token or a token_id",
+        ),
+        (
+            with_(tokenizer={"tokens": {"x": {"source": {"kind": "model_token", "model": "a", "tokn": "y"}}}}),
+            "unknown key 'tokn'; did you mean 'token'?",
+        ),
+        (
+            with_(tokenizer={"pad_to_multiple_of": 0}),
+            "'pad_to_multiple_of' must be a whole number, at least 1; found 0",
+        ),
+        (with_(tokenizer={"pad_to_multiple_of": 2.5}), "'pad_to_multiple_of' must be a whole number, at least 1"),
+        (with_(chat_template="chatlm"), "'chat_template' must be auto, chatml, "),
+        (with_(chat_template="chatlm"), "found 'chatlm'; did you mean 'chatml'?"),
+        (with_(chat_template=["x"]), "'chat_template' must be text; found a list"),
     ],
 )
 def test_each_fault_has_its_sentence(data: dict[str, Any], expected: str) -> None:
@@ -147,9 +169,6 @@ def test_each_fault_has_its_sentence(data: dict[str, Any], expected: str) -> Non
 @pytest.mark.parametrize(
     ("data", "key"),
     [
-        (with_(tokenizer={"source": "union"}), "'tokenizer'"),
-        (with_(chat_template="auto"), "'chat_template'"),
-        (with_(tokenizer_source="union"), "tokenizer_source 'union'"),
         (with_(models=[{"model": {"path": "a", "revision": "main"}}]), "'revision'"),
         (with_(models=[{"model": {"model": {"path": "a", "revision": "main"}}}]), "'revision'"),
         (with_(base_model={"model": {"path": "a"}, "override_architecture": "X"}), "'override_architecture'"),

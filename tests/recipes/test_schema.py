@@ -44,7 +44,8 @@ def recipes(reference: Any) -> Any:
             "semantics": st.sampled_from(["mergekit", "paper"]),
             "seed": st.integers(0, 2**64 - 1),
             "name": text,
-            "tokenizer_source": st.just("base"),
+            "tokenizer_source": st.one_of(st.sampled_from(["base", "union"]), text),
+            "chat_template": st.one_of(st.sampled_from(["auto", "llama3"]), text.map("{{{}}}".format)),
         },
     )
 

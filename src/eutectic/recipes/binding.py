@@ -10,6 +10,7 @@ from eutectic.errors import RecipeError
 from eutectic.recipes.layers import follows_layers, layer_of, main_stack, position_of, stacks_of
 from eutectic.recipes.modules import module_of
 from eutectic.recipes.tree import Leaf, Merge, Node, Part, Stack, Tree
+from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Binding", "Bound", "Renumbered"]
@@ -57,13 +58,14 @@ class Binding:
         RecipeError: layers that a source does not have, modules that no tensor belongs to, tensors of no module.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, unified: Unified | None = None) -> None:
         self.tree = tree
         self._names: dict[int, tuple[str, ...]] = {}
         self._tables: dict[int, dict[str, _Place]] = {}
         self._depths: dict[int, dict[str, int]] = {}
         self._known: dict[tuple[Any, ...], Merge] = {}
-        self._tensors = [dict(leaf.checkpoint.items()) for leaf in tree.leaves]
+        changed = {} if unified is None else unified.tensors
+        self._tensors = [{**leaf.checkpoint, **changed.get(leaf.index, {})} for leaf in tree.leaves]
         self.renumbered: list[Renumbered] = []
 
     @property

@@ -36,11 +36,11 @@ MOST_NESTED = 16
 
 # Tags of the kinds of reference; pydantic puts them into locations, where the user's file has nothing.
 PATH, RECIPE, FILE, MERGEKIT, NOTHING = "<path>", "<recipe>", "<file>", "<mergekit>", "<nothing>"
+ZERO_ROW, OTHER_TOKEN = "<zero>", "<model_token>"
+_TAGS = (PATH, RECIPE, FILE, MERGEKIT, NOTHING, ZERO_ROW, OTHER_TOKEN)
 
 # Keys that mergekit's schema has and this one does not, and what to do instead.
 _LATER = {
-    "tokenizer": "the base model's tokenizer files are copied",
-    "chat_template": "the base model's chat template is copied",
     "revision": "download that revision and give its folder",
     "override_architecture": "remove it; tensors are matched by name",
     "residual_weight": "remove it; mergekit ignores it too",
@@ -89,7 +89,7 @@ def problems_of(errors: list[Any], known: Mapping[str, list[str]]) -> list[Probl
 def _location_of(error: Mapping[str, Any]) -> Location:
     """pydantic's location without the tags that choose between kinds of reference, and without its mark of a key."""
     loc = error["loc"][:-1] if error["loc"][-1:] == ("[key]",) else error["loc"]
-    return tuple(step for step in loc if step not in (PATH, RECIPE, FILE, MERGEKIT, NOTHING))
+    return tuple(step for step in loc if step not in _TAGS)
 
 
 def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str:
@@ -108,8 +108,6 @@ def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str
         return _extra(error["loc"], known)
     if kind == "none_required":
         return _later(str(error["loc"][-1]))
-    if kind == "literal_error" and error["loc"][-1] == "tokenizer_source" and isinstance(value, str):
-        return f"mergekit's tokenizer_source {shown(value)} is not supported by Eutectic yet; use 'base'"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         hint = nearest(value, choices) if isinstance(value, str) else ""
@@ -119,6 +117,10 @@ def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str
         return f"{key} must be text; found {shown(value)}{quotes}"
     if kind in ("string_too_short", "string_pattern_mismatch"):
         return f"{key} must not be empty"
+    if kind.startswith(("int_", "greater_than", "less_than")) and "tokenizer" in error["loc"]:
+        return f"{key} must be a whole number, at least {context.get('ge', 1)}; found {shown(value)}"
+    if kind == "bool_type":
+        return f"{key} must be true or false; found {shown(value)}"
     if kind.startswith(("int_", "greater_than", "less_than")):
         return f"{key} must be a whole number from 0 to 2**64 - 1; found {shown(value)}"
     if kind == "too_short":
@@ -130,6 +132,8 @@ def sentence_of(error: Mapping[str, Any], known: Mapping[str, list[str]]) -> str
         return f"{key} must be a mapping such as '{example}'; found {shown(value)}"
     if kind.startswith(("model_", "dataclass_")):
         return _not_a_mapping(error["loc"], value)
+    if kind.startswith("union_tag") and "tokens" in error["loc"]:
+        return f"{key} must be a model, {{kind: zero}} or {{kind: model_token, model, token}}; found {shown(value)}"
     if kind.startswith("union_tag"):
         return f"{key} must be a path or a nested recipe; found {shown(value)}"
     return f"{key} does not take {shown(value)}"
@@ -173,6 +177,8 @@ def _extra(loc: tuple[Any, ...], known: Mapping[str, list[str]]) -> str:
         kind = {"slices": "slice", "sources": "slice source"}.get(str(above[-2]), "source")
     elif len(above) > 1 and above[-2] == "modules":
         kind = "module"
+    elif "tokenizer" in above:
+        kind = "other token" if OTHER_TOKEN in above else "token" if "tokens" in above else "tokenizer"
     if key in ("layer_range", "sources") and kind in ("recipe", "source", "module"):
         return f"unknown key {key!r} here; layers are chosen under 'slices:', each with a list of 'sources:'"
     names = known.get(kind, [])
@@ -230,6 +236,9 @@ def sources_of(data: Any, loc: Location = ()) -> list[Problem]:
     if not isinstance(data, dict) or not (not loc or "merge_method" in data or any(form in data for form in _FORMS)):
         return []
     problems = _form(data, loc, _FORMS)
+    if data.get("tokenizer") is not None and data.get("tokenizer_source") is not None:
+        both = "'tokenizer' and 'tokenizer_source' stand side by side; put the source into 'tokenizer'"
+        problems.append(((*loc, "tokenizer_source"), both))
     for name, module in _items(data.get("modules")):
         if isinstance(module, dict):
             problems += _form(module, (*loc, "modules", name), _FORMS[:2])

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Binding, Renumbered
+from eutectic.recipes.token_rows import vocabulary_tensors
 from eutectic.recipes.tree import Leaf, Merge, Tree
+from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.dtypes import DType
 from eutectic.weights.tensor_ref import TensorRef
 
@@ -16,6 +18,10 @@ __all__ = ["Account", "Step", "match_tensors"]
 
 MOST_SHOWN = 6
 SCALE_SUFFIXES = ("_scale_inv", "_scale", ".absmax", ".quant_state", ".scales", ".qzeros")
+_VOCABULARIES = (
+    "Their vocabularies differ. 'tokenizer_source: union' in the recipe keeps every model's tokens, 'base' those of "
+    "the base model; embeddings follow."
+)
 HEADS = ("lm_head.weight", "model.lm_head.weight", "embed_out.weight", "output.weight")
 
 
@@ -63,10 +69,13 @@ class Account:
     steps: tuple[Step, ...]
     lines: tuple[str, ...]
     renumbered: tuple[Renumbered, ...] = ()
+    unified: Unified | None = None
 
 
-def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
+def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified | None = None) -> Account:
     """Match tensors by name across all leaves; the reference checkpoint decides order, names and copies.
+
+    Where the recipe asks for one vocabulary, embeddings are those of `unified`.
 
     Raises:
         SourceError: shapes differ, a tensor is missing somewhere (unless `allow_mismatch`), or a source holds
@@ -75,11 +84,12 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
     reference = tree.reference
     if any(len(merge.inputs) > 1 for merge in tree.merges):
         _refuse_quantised(tree.sources)
-    binding = Binding(tree)
+    binding = Binding(tree, unified)
     tied = _tied_heads(reference, tree.sources)
     steps: list[Step] = []
     kinds: dict[str, list[str]] = {}
     shapes: list[str] = []
+    tokens = True
     lacking: dict[str, str] = {}
     for name in binding.names:
         if name in tied:
@@ -92,6 +102,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
             raise SourceError(f"{name}: an inner recipe has no such tensor, the other sources do")
         origin = present[0]
         if any(ref.shape != origin.shape for ref in present):
+            tokens &= unified is None and _by_token(name, tree)
             shapes.append(f"{name}: " + ", ".join(
                 f"{leaf.label} {list(ref.shape)}" for leaf, ref in zip(tree.leaves, bound.refs, strict=True) if ref
             ))  # fmt: skip
@@ -113,14 +124,22 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False) -> Account:
     if shapes:
         raise SourceError(
             _listing(
-                f"{_tensors(shapes)} {'differs' if len(shapes) == 1 else 'differ'} in shape between sources", shapes
+                f"{_tensors(shapes)} {'differs' if len(shapes) == 1 else 'differ'} in shape between sources",
+                shapes,
+                _VOCABULARIES if tokens else "",
             )
         )
     unmatched = kinds.get("unmatched", [])
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched([lacking[name] for name in unmatched]))
     binding.check_filters()
-    return Account(tuple(steps), tuple(_lines(steps, kinds)), tuple(binding.renumbered))
+    lines = (*_lines(steps, kinds), *(unified.lines if unified is not None else ()))
+    return Account(tuple(steps), lines, tuple(binding.renumbered), unified)
+
+
+def _by_token(name: str, tree: Tree) -> bool:
+    """Whether a tensor is an embedding in every source that has it."""
+    return all(name in vocabulary_tensors(leaf.checkpoint) for leaf in tree.sources if name in leaf.checkpoint)
 
 
 def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:

@@ -25,6 +25,7 @@ from eutectic.recipes.options import DEFAULT_MEMORY, Options
 from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe
 from eutectic.recipes.tree import Leaf, Tree, build_tree, expand
+from eutectic.recipes.vocabulary import unify
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.sink import Shard, split_into_shards, staging_of
 
@@ -396,5 +397,6 @@ def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
     """
     options = options or Options()
     tree = build_tree(recipe, seed=options.seed)
-    account = match_tensors(tree, allow_mismatch=options.allow_mismatch)
+    unified = unify(tree, recipe)
+    account = match_tensors(tree, allow_mismatch=options.allow_mismatch, unified=unified)
     return Plan(recipe, tree, account, options)

@@ -16,9 +16,12 @@ import yaml
 
 import eutectic
 from eutectic.errors import SourceError
+from eutectic.recipes.chat_templates import choose_template
 from eutectic.recipes.config_json import edited
 from eutectic.recipes.plan import Plan
+from eutectic.recipes.tokenizer_files import TOKENIZER_FILES, renumbered, with_template, with_tokens
 from eutectic.recipes.tree import Leaf
+from eutectic.recipes.vocabulary import folder_of
 from eutectic.weights import digest
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
 from eutectic.weights.sink import Shard
@@ -31,8 +34,7 @@ CARD = "README.md"
 INDEX = "model.safetensors.index.json"
 LOCK_VERSION = 1
 SIDE_FILES = (
-    "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "chat_template*", "*.model", "*.jinja", "*processor*.json", "*.py", "LICENSE*", "NOTICE*",
+    "config.json", "generation_config.json", *TOKENIZER_FILES, "*processor*.json", "*.py", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 MOST_SIDE_BYTES = 256 << 20
 _HUB_CACHE = re.compile(r"models--(?:([^/]+?)--)?([^/]+)/snapshots/([0-9a-f]+)")
@@ -123,6 +125,7 @@ def fingerprint(plan: Plan) -> str:
         plan.expanded,
         source_records(plan),
         [plan.tree.root.seed, options.shard_bytes, options.allow_mismatch, options.torch_only, options.device_kind],
+        *([plan.account.unified.digest] if plan.account.unified is not None else []),
     ]
     return digest.hash_bytes(json.dumps(depends, sort_keys=True).encode())
 
@@ -181,30 +184,56 @@ def side_files(plan: Plan, shards: list[Shard], recipe_text: str) -> dict[str, b
 
 
 def _copied(plan: Plan) -> dict[str, bytes]:
-    path = plan.tree.reference.checkpoint.path
-    if path is None:
-        return {}
-    folder = path if path.is_dir() else path.parent
-    if folder != path and not (folder / "config.json").is_file():
+    path, unified, template = plan.tree.reference.checkpoint.path, plan.account.unified, plan.recipe.chat_template
+    folder = folder_of(plan.tree.reference)
+    if path is None or (folder != path and not (folder / "config.json").is_file()):
         return {}  # a lone weight file among a project's own files
+    files = _read_files(folder, SIDE_FILES)
+    source: dict[str, bytes] = {}
+    if unified is not None:
+        if unified.source.folder != folder:
+            source = _read_files(unified.source.folder, SIDE_FILES)
+            kept = {name: content for name, content in files.items() if not _matches(name, TOKENIZER_FILES)}
+            files = {**kept, **{name: content for name, content in source.items() if _matches(name, TOKENIZER_FILES)}}
+        files = with_tokens(files, unified.fresh)
+    if template is not None:
+        folders = [folder_of(leaf) for leaf in plan.tree.sources]
+        chosen = choose_template(template, folders)
+        files = files if chosen is None else with_template(files, chosen)
+    for name in ("config.json", "generation_config.json"):
+        if name in files:
+            files[name] = _config(plan, folder / name, files[name], source.get(name))
+    return dict(sorted(files.items()))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _read_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
+    """The small files of a folder whose names match; weights are none of them."""
     files: dict[str, bytes] = {}
     for entry in sorted(folder.iterdir()):
-        wanted = any(fnmatch(entry.name, pattern) for pattern in SIDE_FILES)
         weights = entry.suffix in (".safetensors", *PICKLE_SUFFIXES) or entry.name.endswith(".index.json")
-        if wanted and not weights and entry.is_file() and entry.stat().st_size <= MOST_SIDE_BYTES:
+        wanted = _matches(entry.name, patterns) and not weights
+        if wanted and entry.is_file() and entry.stat().st_size <= MOST_SIDE_BYTES:
             try:
                 files[entry.name] = entry.read_bytes()
             except OSError as error:
                 raise SourceError(f"{entry}: cannot be read: {error.strerror}; mend it, then --resume") from None
-    if "config.json" in files:
-        files["config.json"] = _config(plan, folder / "config.json", files["config.json"])
     return files
 
 
-def _config(plan: Plan, path: Path, verbatim: bytes) -> bytes:
-    """config.json of the result; verbatim where it says already what the weights are."""
-    config, dtype = read_json(path), plan.tree.root.dtype
-    found = edited(config, None if dtype is None else dtype.torch, plan.account.renumbered)
+def _config(plan: Plan, path: Path, verbatim: bytes, source: bytes | None) -> bytes:
+    """config.json (or generation_config.json) of the result; verbatim where it says already what the weights are."""
+    dtype, unified = plan.tree.root.dtype, plan.account.unified
+    if unified is None and path.name != "config.json":
+        return verbatim
+    config = found = read_json(path)
+    if path.name == "config.json":
+        found = edited(config, None if dtype is None else dtype.torch, plan.account.renumbered)
+    if unified is not None:
+        found = renumbered(found, unified, json.loads(source) if source else {})
     return verbatim if found == config else (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
 
 

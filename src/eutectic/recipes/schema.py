@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from eutectic.errors import RecipeError
+from eutectic.recipes.chat_templates import check_template
 from eutectic.recipes.document import Document, Location, load_document
 from eutectic.recipes.faults import (
     FILE,
@@ -32,6 +33,7 @@ from eutectic.recipes.faults import (
     sources_of,
     too_deep,
 )
+from eutectic.recipes.tokenizer import ModelText, OtherToken, Tokenizer, TokenSource, taken_from
 from eutectic.recipes.values import DTypeName, LayerRange, Parameters, PathText, Scalar, Text, Values, canonical_values
 
 __all__ = [
@@ -228,7 +230,13 @@ class Recipe(_Frozen, frozen=True):
         None, description="Of the random numbers. Default: that of the recipe around this one, or 0."
     )
     name: Text | None = Field(None, description="A name for people.")
-    tokenizer_source: Literal["base"] | None = Field(None, description="Where tokenizer files come from: the base.")
+    tokenizer_source: ModelText | None = Field(
+        None, description="Whose tokens the result has: union (of all models), base, or a model."
+    )
+    tokenizer: Tokenizer | None = Field(None, description="The same, and where single embeddings come from.")
+    chat_template: Annotated[Text, AfterValidator(check_template)] | None = Field(
+        None, description="auto (what most sources have), a name such as chatml, or a template in Jinja."
+    )
 
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -242,6 +250,11 @@ class Recipe(_Frozen, frozen=True):
         """The folder of the file that this recipe was read from. No part of equality, hash or fingerprint."""
         return self._folder
 
+    @property
+    def vocabulary(self) -> Tokenizer | None:
+        """Which tokens the result has; None where the recipe does not say."""
+        return self.tokenizer or (None if self.tokenizer_source is None else taken_from(self.tokenizer_source))
+
     def canonical(self) -> dict[str, Any]:
         """Plain data in a fixed key order, without defaults: the same for recipes that mean the same.
 
@@ -252,7 +265,7 @@ class Recipe(_Frozen, frozen=True):
 
     def data(self, shown: Shown) -> dict[str, Any]:
         """Canonical data with references as `shown` writes them."""
-        base = self.base_model
+        base, source = self.base_model, self.tokenizer_source
         data = {
             "name": self.name,
             "merge_method": self.merge_method,
@@ -264,7 +277,9 @@ class Recipe(_Frozen, frozen=True):
             "out_dtype": self.out_dtype,
             "semantics": None if self.semantics == "mergekit" else self.semantics,
             "seed": self.seed,
-            "tokenizer_source": self.tokenizer_source,
+            "tokenizer_source": None if source is None else taken_from(source).data(shown)["source"],
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.data(shown),
+            "chat_template": self.chat_template,
         }
         return {key: value for key, value in data.items() if value is not None}
 
@@ -289,6 +304,9 @@ _KNOWN = {
     "module": list(Module.model_fields),
     "file": ["path"],
     "mergekit": ["model", "lora"],
+    "tokenizer": list(Tokenizer.model_fields),
+    "token": list(TokenSource.model_fields),
+    "other token": list(OtherToken.model_fields),
 }
 
 

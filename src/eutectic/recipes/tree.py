@@ -152,6 +152,7 @@ class _Builder:
         self.checkpoints: dict[tuple[Path, Path | None], Checkpoint] = {}
         self.by_path: dict[tuple[tuple[Path, Path | None], tuple[int, ...]], Leaf] = {}
         self.merges = 0
+        self.words: dict[str, Any] = {}
 
     def recipe(self, recipe: Recipe, inherited: int, depth: int, scope: tuple[int, ...]) -> Merge | Stack:
         if depth > MOST_NESTING:
@@ -160,6 +161,13 @@ class _Builder:
         if problems:
             lines = [f"{'.'.join(map(str, where))}: {why}" for where, why in problems]
             raise RecipeError(f"the recipe {recipe.name or recipe.merge_method} cannot be merged", lines)
+        if depth == 0:
+            self.words = _words_about_tokens(recipe)
+        elif _words_about_tokens(recipe) not in ({}, self.words):
+            raise RecipeError(
+                f"the recipe {recipe.name or recipe.merge_method} inside another one says which tokens its result has; "
+                "there is one vocabulary for all: say it in the outermost recipe"
+            )
         seed = recipe.seed if recipe.seed is not None else inherited
         if depth == 0 and self.seed is not None:
             seed = self.seed
@@ -215,6 +223,13 @@ class _Builder:
             self.leaves.append(leaf)
             self.by_path[key, scope] = leaf
         return self.by_path[key, scope]
+
+
+def _words_about_tokens(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says about the vocabulary of its result, as one form of its two keys."""
+    vocabulary = recipe.vocabulary
+    words = {} if vocabulary is None else vocabulary.data(str)
+    return {**words, **({"chat_template": recipe.chat_template} if recipe.chat_template else {})}
 
 
 def _absent(reference: str, wanted: Path, recipe: Recipe) -> SourceError:

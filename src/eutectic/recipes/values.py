@@ -27,6 +27,7 @@ __all__ = [
     "Value",
     "Values",
     "canonical_values",
+    "fault",
 ]
 
 Scalar = bool | int | float | str
@@ -100,7 +101,7 @@ def _canonical_number(value: Scalar) -> Scalar:
     return value
 
 
-def _fault(sentence: str) -> PydanticCustomError:
+def fault(sentence: str) -> PydanticCustomError:
     """An error whose sentence follows the name of the key (`faults.sentence_of`)."""
     return PydanticCustomError("eutectic", "{sentence}", {"sentence": sentence})
 
@@ -114,7 +115,7 @@ def _read_value(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         return _read_scalar(value, "")
     if not value:
-        raise _fault("is an empty list; give it values, or remove the key")
+        raise fault("is an empty list; give it values, or remove the key")
     entries = [f" in entry {at} of its list" for at in range(1, len(value) + 1)]
     if any(isinstance(item, (Case, Mapping)) for item in value):
         return tuple(_read_case(item, where) for item, where in zip(value, entries, strict=True))
@@ -125,34 +126,34 @@ def _read_case(entry: Any, where: str) -> Case:
     if isinstance(entry, Case):
         return entry
     if not isinstance(entry, Mapping):
-        raise _fault(f"mixes filters and values: write {{value: {shown(entry)}}}{where}")
+        raise fault(f"mixes filters and values: write {{value: {shown(entry)}}}{where}")
     unknown = [key for key in entry if key not in ("filter", "value")]
     if unknown:
-        raise _fault(f"has the unknown key {shown(unknown[0])}{where}; known here: filter, value")
+        raise fault(f"has the unknown key {shown(unknown[0])}{where}; known here: filter, value")
     if "value" not in entry:
-        raise _fault(f"needs a value{where}: {{filter: mlp, value: 0.5}}")
+        raise fault(f"needs a value{where}: {{filter: mlp, value: 0.5}}")
     pattern, value = entry.get("filter"), entry["value"]
     if not (pattern is None or (isinstance(pattern, str) and pattern)):
-        raise _fault(f"has a filter that is not a part of a tensor's name{where}; found {shown(pattern)}")
+        raise fault(f"has a filter that is not a part of a tensor's name{where}; found {shown(pattern)}")
     if pattern is not None and pattern.startswith("re:"):
         try:
             re.compile(pattern[3:])
         except (re.error, RecursionError, OverflowError) as error:
-            raise _fault(f"has a filter that is no regular expression{where}: {shown(pattern)}: {error}") from None
+            raise fault(f"has a filter that is no regular expression{where}: {shown(pattern)}: {error}") from None
     if isinstance(value, (list, tuple)):
         if not value:
-            raise _fault(f"has an empty gradient{where}")
+            raise fault(f"has an empty gradient{where}")
         return Case(tuple(_read_scalar(item, where) for item in value), pattern)
     return Case(_read_scalar(value, where), pattern)
 
 
 def _read_scalar(value: Any, where: str) -> Scalar:
     if value is None:
-        raise _fault(f"has no value{where}; give it one, or remove the {'entry' if where else 'key'}")
+        raise fault(f"has no value{where}; give it one, or remove the {'entry' if where else 'key'}")
     if not isinstance(value, (bool, int, float, str)):
-        raise _fault(f"must be a number, true, false or text; found {shown(value)}{where}")
+        raise fault(f"must be a number, true, false or text; found {shown(value)}{where}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise _fault(f"must be a finite number; found {shown(value)}{where}")
+        raise fault(f"must be a finite number; found {shown(value)}{where}")
     return value
 
 
@@ -162,8 +163,8 @@ def _read_range(value: Any) -> tuple[int, int]:
         case [int() as first, int() as stop] if not isinstance(first, bool) and not isinstance(stop, bool):
             if 0 <= first < stop:
                 return first, stop
-            raise _fault(f"must go upward from a layer, such as [0, 16]; found [{first}, {stop}]")
-    raise _fault(f"must be two whole numbers such as [0, 16]; found {shown(value)}")
+            raise fault(f"must go upward from a layer, such as [0, 16]; found [{first}, {stop}]")
+    raise fault(f"must be two whole numbers such as [0, 16]; found {shown(value)}")
 
 
 def _check_dtype(value: Any) -> Any:
@@ -172,13 +173,13 @@ def _check_dtype(value: Any) -> Any:
     known = dtype_of(value) if isinstance(value, str) else None
     if known is None or known.torch not in DTYPES:
         hint = nearest(value, DTYPES) if isinstance(value, str) else ""
-        raise _fault(f"must be one of {', '.join(DTYPES)}; found {shown(value)}{hint}")
+        raise fault(f"must be one of {', '.join(DTYPES)}; found {shown(value)}{hint}")
     return known.torch
 
 
 def _check_path(value: str) -> str:
     if not value.isprintable():
-        raise _fault(f"must be a path without control characters; found {shown(value)}")
+        raise fault(f"must be a path without control characters; found {shown(value)}")
     return value
 
 
