@@ -21,7 +21,11 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.trainers import BpeTrainer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import eutectic
 
@@ -30,6 +34,14 @@ WORK = BENCHMARKS / ".work" / "parity-recipes"
 PEER = BENCHMARKS / ".work" / "venv-mergekit" / "bin" / "mergekit-yaml"
 TOLERANCE = 1e-6
 LAYERS = 6
+WORDS, OTHER, THIRD = (
+    str(WORK / name) for name in ("words", "other", "third")
+)  # mergekit looks bare names up in the hub
+TEXTS = {
+    "words": "low lower lowest slow slower",
+    "other": "new newer newest wide wider",
+    "third": "news widest low show",
+}
 FILTERS = [{"filter": "self_attn", "value": [0, 0.5, 0.3, 0.7, 1]}, {"filter": "mlp", "value": [1, 0.5, 0]}]
 
 
@@ -102,6 +114,35 @@ def recipes() -> dict[str, dict[str, Any]]:
             "models": [whole("a", density=[0.4, 0.9]), whole("b", density=0.7, gamma=0.02)],
             "parameters": {"weight": 0.6, "gamma": 0.01},
         },
+        "tokens, union": {
+            "merge_method": "linear", "models": [whole(WORDS, weight=0.4), whole(OTHER, weight=0.6)],
+            "tokenizer_source": "union",
+        },
+        "tokens, union, ties with a base": {
+            "merge_method": "ties", "base_model": WORDS,
+            "models": [whole(OTHER, weight=0.5, density=0.5), whole(THIRD, weight=0.7, density=0.8)],
+            "tokenizer": {"source": "union", "pad_to_multiple_of": 16},
+        },
+        "tokens of the base": {
+            "merge_method": "task_arithmetic", "base_model": WORDS,
+            "models": [whole(OTHER, weight=0.5), whole(THIRD, weight=0.3)], "tokenizer_source": "base",
+        },
+        "tokens of one model": {
+            "merge_method": "slerp", "base_model": WORDS, "models": [whole(WORDS), whole(OTHER)],
+            "parameters": {"t": 0.3}, "tokenizer": {"source": OTHER},
+        },
+        "tokens, one by one": {
+            "merge_method": "linear", "models": [whole(WORDS, weight=0.4), whole(OTHER, weight=0.6)],
+            "tokenizer": {
+                "source": "union", "pad_to_multiple_of": 8,
+                "tokens": {
+                    "<words>": {"source": {"kind": "model_token", "model": OTHER, "token": "<other>"}},
+                    "</s>": {"source": OTHER, "force": True},
+                    "<new>": {"source": {"kind": "model_token", "model": WORDS, "token_id": 3}},
+                    "<empty>": {"source": {"kind": "zero"}},
+                },
+            },
+        },
         "adapter": {
             "merge_method": "task_arithmetic", "base_model": "base",
             "models": [whole("base+lora", weight=0.7), whole("a", weight=0.4)],
@@ -117,6 +158,11 @@ def make_models() -> None:
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes))
         model.save_pretrained(WORK / name)
+    for seed, (name, text) in enumerate(TEXTS.items(), 10):
+        tokens = make_tokenizer(f"<{name}>", text)
+        torch.manual_seed(seed)
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(tokens), **sizes)).save_pretrained(WORK / name)
+        tokens.save_pretrained(WORK / name)
     adapted = get_peft_model(
         LlamaForCausalLM.from_pretrained(WORK / "base"), LoraConfig(r=4, target_modules=["q_proj"])
     )
@@ -124,6 +170,30 @@ def make_models() -> None:
         if "lora_" in name:
             value.data += 0.02 * torch.randn_like(value)
     adapted.save_pretrained(WORK / "lora")
+
+
+def make_tokenizer(added: str, text: str) -> PreTrainedTokenizerFast:
+    """A BPE tokenizer of the words of a text, with one token added."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.train_from_iterator([text] * 4, BpeTrainer(vocab_size=60, special_tokens=["<s>", "</s>"]))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.add_tokens([added], special_tokens=True)
+    return fast
+
+
+def by_token(theirs: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """mergekit's embeddings in our order of tokens: theirs varies from run to run where tokens are appended."""
+    ids = [json.loads((folder / side / "tokenizer.json").read_text()) for side in ("ours", "theirs")]
+    ours, other = ({**d["model"]["vocab"], **{t["content"]: t["id"] for t in d["added_tokens"]}} for d in ids)
+    if ours.keys() != other.keys():
+        sys.exit(f"different tokens: {sorted(ours.keys() ^ other.keys())}")
+    table = dict(theirs)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        table[name] = theirs[name].clone()
+        for token, row in ours.items():
+            table[name][row] = theirs[name][other[token]]
+    return table
 
 
 def compare(name: str, recipe: dict[str, Any]) -> str:
@@ -142,8 +212,10 @@ def compare(name: str, recipe: dict[str, Any]) -> str:
     for file in (folder / "theirs").glob("*.safetensors"):
         theirs |= load_file(file)
     ours = load_file(folder / "ours" / "model.safetensors")
+    if name.startswith("tokens"):
+        theirs = by_token(theirs, folder)
     configs = [json.loads((folder / side / "config.json").read_text()) for side in ("ours", "theirs")]
-    layers = configs[0]["num_hidden_layers"] == configs[1]["num_hidden_layers"]
+    layers = all(configs[0][key] == configs[1][key] for key in ("num_hidden_layers", "vocab_size"))
     if ours.keys() != theirs.keys() or not layers:
         return f"| {name} | {len(ours)} against {len(theirs)} tensors | | **differs** |"
     worst = max(float((ours[n] - theirs[n]).abs().max() / theirs[n].abs().max().clamp_min(1e-30)) for n in ours)

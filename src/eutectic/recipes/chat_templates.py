@@ -83,7 +83,7 @@ def check_template(wanted: str) -> str:
 
 
 def choose_template(wanted: str, folders: Iterable[Path]) -> str | None:
-    """The template that a recipe asks for: by name, as it stands, or (auto) that of most folders, earlier ones first."""
+    """The template that a recipe asks for: by name, as it stands, or (auto) that of most folders."""
     if wanted == AUTO:
         found = Counter(text.strip() for folder in folders if (text := template_of(folder)))
         return found.most_common(1)[0][0] if found else None
