@@ -86,7 +86,11 @@ def open_adapted(base: Checkpoint, folder: Place) -> Checkpoint:
     headers = {**base.headers, **stored.headers, file: file.read(0, file.size)}
     largest = max(4 * sum(ref.numel for ref in refs.values()) for refs in parts.values())
     return Checkpoint(
-        tensors, path=base.path, config=base.config, headers=headers, held_bytes=base.held_bytes + stored.held_bytes + HELD * largest
+        tensors,
+        path=base.path,
+        config=base.config,
+        headers=headers,
+        held_bytes=base.held_bytes + stored.held_bytes + HELD * largest,
     )
 
 
@@ -130,7 +134,12 @@ def _setting(pattern: Any, module: str, default: Any) -> Any:
 
 
 def _adapted(
-    folder: Place, config: Mapping[str, Any], module: str, refs: Mapping[str, TensorRef], base: TensorRef, held: _Factors
+    folder: Place,
+    config: Mapping[str, Any],
+    module: str,
+    refs: Mapping[str, TensorRef],
+    base: TensorRef,
+    held: _Factors,
 ) -> AdaptedTensor:
     embeds = "embedding_A" in refs
     names = ("embedding_A", "embedding_B") if embeds else ("A", "B")

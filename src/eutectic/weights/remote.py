@@ -67,7 +67,9 @@ class Store:
         MissingDependencyError: obstore is not installed.
     """
 
-    def __init__(self, url: str, *, headers: Mapping[str, str] | None = None, cure: str = "", pins: bool = False) -> None:
+    def __init__(
+        self, url: str, *, headers: Mapping[str, str] | None = None, cure: str = "", pins: bool = False
+    ) -> None:
         obstore = _obstore(url)
         options: dict[str, Any] = {"timeout": TIMEOUT, "connect_timeout": CONNECT_TIMEOUT, "allow_http": True}
         if headers:
@@ -133,7 +135,9 @@ def _obstore(url: str) -> Any:
     try:
         import obstore.store
     except ImportError:
-        raise MissingDependencyError(f"{url}: reading from other machines needs obstore: pip install 'eutectic[remote]'") from None
+        raise MissingDependencyError(
+            f"{url}: to read from other machines needs obstore: pip install 'eutectic[remote]'"
+        ) from None
     return obstore
 
 
