@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
+import itertools
 import json
 import signal
+import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy
 import pytest
@@ -27,6 +32,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Measured rates go to a cache of the tests' own, in subprocesses too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+        patch.setenv("HF_HUB_OFFLINE", "1")  # no test asks the real hub
         yield
 
 
@@ -125,3 +132,82 @@ def compiled_kernels() -> None:
     rehearse(GramSum(2, lambda gram: (0.5, 0.5)), 2)
     rehearse(SparseSum([1.0], [0.5], vote="weighted"), 2)
     rehearse(SparseSum([1.0], [0.5], keys=[(1, 2)], rescale="l1"), 2)
+
+
+class RangeServer:
+    """A local HTTP server of a folder's files, with ETags and ranges; `fault(handler)` may answer instead (true)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log, self.sent = folder, list[tuple[str, str | None]](), 0
+        self.fault: Callable[[Any], bool] = lambda handler: False
+        self.etags: dict[str, str] = {}
+        owner = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing is printed."""
+
+            def do_GET(self) -> None:
+                owner.log.append((self.path, self.headers.get("Range")))
+                if not owner.fault(self):
+                    self.answer()
+
+            def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+                self.send_response(status)
+                for key, value in {"Content_Length": str(len(body)), **headers}.items():
+                    self.send_header(key.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def answer(self, ranges: bool = True) -> None:
+                path = owner.folder / unquote(self.path).lstrip("/")
+                if not path.is_file():
+                    return self.reply(404)
+                body, asked = path.read_bytes(), self.headers.get("Range")
+                etag = owner.etags.get(self.path, f'"{zlib.crc32(body)}"')
+                if self.headers.get("If-Match", etag) != etag:
+                    return self.reply(412)
+                if asked is None or not ranges:
+                    return self.reply(200, body, ETag=etag)
+                begin, end = (int(n) for n in asked.removeprefix("bytes=").split("-"))
+                if begin >= len(body):
+                    return self.reply(416)
+                part = body[begin : end + 1]
+                owner.sent += len(part)
+                place = f"bytes {begin}-{begin + len(part) - 1}/{len(body)}"
+                return self.reply(206, part, ETag=etag, Content_Range=place)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda request, client_address: None  # a client that hangs up
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def once(self, times: int, act: Callable[[Any], object]) -> None:
+        """The next `times` requests are answered by `act`."""
+        left = itertools.count(times, -1)
+
+        def fault(handler: Any) -> bool:
+            if next(left) <= 0:
+                return False
+            act(handler)
+            return True
+
+        self.fault = fault
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], RangeServer]]:
+    """``serve(folder)`` starts a `RangeServer`; pauses between attempts are short."""
+    monkeypatch.setattr("eutectic.weights.remote.PAUSE", 0.001)
+    servers: list[RangeServer] = []
+
+    def start(folder: Path) -> RangeServer:
+        servers.append(RangeServer(folder))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.server.shutdown()
+        server.server.server_close()

@@ -288,7 +288,7 @@ def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
 
 
 def expand(recipe: Recipe, pinned: Mapping[str, RemotePath] | None = None) -> dict[str, Any]:
-    """The recipe as plain data that stands alone: absolute paths, revisions as `pinned` says, recipe files written out."""
+    """The recipe as plain data that stands alone: absolute paths, `pinned` revisions, recipe files written out."""
     return recipe.data(lambda reference: _expand_reference(reference, recipe, pinned or {}))
 
 
