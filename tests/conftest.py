@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import itertools
 import json
@@ -205,6 +206,108 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], RangeSer
 
     def start(folder: Path) -> RangeServer:
         servers.append(RangeServer(folder))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.server.shutdown()
+        server.server.server_close()
+
+
+class Hub(RangeServer):
+    """A stand-in of the hub's API: models by id, their files behind a redirect, and what is pushed to it."""
+
+    def __init__(self, folder: Path, models: Mapping[str, Path], cache: Path) -> None:
+        super().__init__(folder)
+        self.models, self.cache, self.commit = dict(models), cache, "a" * 40
+        self.authorisations: dict[str, set[str | None]] = {}
+        self.pushed: dict[str, bytes] = {}
+        self.made: list[dict[str, Any]] = []
+        self.fault = self.handle
+        handler = self.server.RequestHandlerClass
+        handler.do_HEAD = handler.do_GET
+        handler.do_POST = handler.do_PUT = lambda request: self.receive(request)
+
+    def handle(self, request: Any) -> bool:
+        path = unquote(request.path)
+        self.authorisations.setdefault(path[:5], set()).add(request.headers.get("Authorization"))
+        if path == "/api/whoami-v2":
+            known = request.headers.get("Authorization") == "Bearer hf_secret"
+            self.json(request, {"name": "me", "type": "user", "orgs": [{"name": "org"}]}) if known else request.reply(
+                401
+            )
+        elif path.startswith("/api/models/"):
+            repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+            if repo == "org/broken":
+                request.reply(500)
+            elif repo not in self.models:
+                request.reply(
+                    403 if repo == "org/gated" else 404,
+                    X_Error_Code="GatedRepo" if repo == "org/gated" else "RepoNotFound",
+                )
+            elif revision not in ("", "main", self.commit):
+                request.reply(404, X_Error_Code="RevisionNotFound")
+            else:
+                files = [{"rfilename": path.name} for path in self.models[repo].iterdir()]
+                self.json(request, {"id": repo, "sha": self.commit, "siblings": files})
+        elif "/resolve/" in path:
+            repo, _, rest = path[1:].partition("/resolve/")
+            file = self.models[repo] / rest.partition("/")[2]
+            place = f"http://localhost:{self.server.server_port}/cdn/{file.relative_to(self.folder)}?signature=x"
+            request.reply(302, Location=place) if file.is_file() else request.reply(404)
+        elif path.startswith("/cdn/"):
+            request.path = path.removeprefix("/cdn").partition("?")[0]
+            return False
+        else:
+            request.reply(404)
+        return True
+
+    def receive(self, request: Any) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        path = unquote(request.path)
+        self.log.append((path, None))
+        if path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            self.json(request, {"url": f"{self.url}/x", "id": "org/merged", "name": "org/merged"})
+        elif "/preupload/" in path:
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
+            ]
+            self.json(request, {"files": files})
+        elif "/commit/" in path:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.pushed[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            self.json(
+                request, {"success": True, "commitOid": "c" * 40, "commitUrl": f"{self.url}/org/merged/commit/ccc"}
+            )
+        else:
+            self.json(request, {})
+
+    def json(self, request: Any, document: Any) -> None:
+        request.reply(200, json.dumps(document).encode(), Content_Type="application/json")
+
+
+@pytest.fixture
+def serve_hub(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Hub]]:
+    """``serve_hub({"org/name": folder})``: a `Hub` that huggingface_hub talks to in place of the real one."""
+    import huggingface_hub.constants as constants
+
+    servers: list[Hub] = []
+    cache = tmp_path / "hub-cache"
+    cache.mkdir()
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def start(models: Mapping[str, Path]) -> Hub:
+        servers.append(Hub(tmp_path, models, cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", servers[-1].url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         return servers[-1]
 
     yield start

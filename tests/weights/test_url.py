@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_shards_with_an_index(serve: Callable[..., Any], tmp_path: Path) -> None
     for at in (1, 2):
         save_file({f"w{at}": numpy.arange(at * 5000.0)}, folder / f"model-0000{at}-of-00002.safetensors")
     index = {"weight_map": {f"w{at}": f"model-0000{at}-of-00002.safetensors" for at in (1, 2)}}
-    (folder / "model.safetensors.index.json").write_text(__import__("json").dumps(index))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     server = serve(tmp_path)
     equal(f"{server.url}/sharded%20model", folder)
     equal(f"{server.url}/sharded%20model/model.safetensors.index.json", folder)
@@ -131,9 +133,9 @@ def test_a_refusal_is_told_at_once(serve: Callable[..., Any], model: Path, statu
     server.fault = lambda handler: handler.reply(status) or True
     with pytest.raises(SourceError, match=rf"{status}"):
         open_checkpoint(f"{server.url}/model")
+    assert len({path for path, _ in server.log}) == len(server.log)  # nothing was asked for twice
     with pytest.raises(SourceError, match=rf"{status}"):
         open_checkpoint(f"{server.url}/model/model.safetensors")
-    assert len({path for path, _ in server.log}) == len(server.log)  # nothing was asked for twice
 
 
 def test_a_server_without_ranges(serve: Callable[..., Any], model: Path) -> None:
@@ -211,8 +213,8 @@ def test_urls_that_are_not_taken(url: str, message: str) -> None:
 
 
 def test_without_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
-    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(MissingDependencyError, match=r"needs obstore: pip install 'eutectic\[remote\]'"):
         open_checkpoint("https://host/model")
 

@@ -24,7 +24,7 @@ from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
 from eutectic.weights.files import Place, RemotePath, open_file
 from eutectic.weights.sink import Shard
 
-__all__ = ["LOCK", "RECIPE", "Parent", "fingerprint", "lock_document", "parents_of", "side_files"]
+__all__ = ["LOCK", "RECIPE", "Parent", "cached_identity", "fingerprint", "lock_document", "parents_of", "side_files"]
 
 LOCK = "recipe.lock.json"
 RECIPE = "recipe.yaml"
@@ -61,12 +61,14 @@ def _parent(leaf: Leaf) -> Parent:
         return Parent(leaf, name, revision, _licence((place if place.is_dir() else place.parent) / CARD))
     path = (place or Path(leaf.label)).absolute()
     folder = path if path.is_dir() else path.parent
-    cached = _HUB_CACHE.search(path.as_posix())
-    if cached:
-        name, revision = "/".join(part for part in cached.group(1, 2) if part), cached[3]
-    else:
-        name, revision = (path.name if path.is_dir() else path.stem), None
+    name, revision = cached_identity(path) or ((path.name if path.is_dir() else path.stem), None)
     return Parent(leaf, name, revision, _licence(folder / CARD))
+
+
+def cached_identity(path: Path) -> tuple[str, str] | None:
+    """The hub id and commit of a path in the hub's cache."""
+    cached = _HUB_CACHE.search(path.as_posix())
+    return ("/".join(part for part in cached.group(1, 2) if part), cached[3]) if cached else None
 
 
 def _licence(card: Place) -> str | None:

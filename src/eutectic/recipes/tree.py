@@ -210,7 +210,7 @@ class _Builder:
             if isinstance(wanted, Path) and not os.path.exists(wanted):  # noqa: PTH110  (never raises)
                 raise _absent(reference, wanted, recipe)
         path, adapter = self.pin(path), None if adapter is None else self.pin(adapter)
-        key = tuple(place.resolve() if isinstance(place, Path) else place for place in (path, adapter))
+        key = (_real(path), None if adapter is None else _real(adapter))
         if key not in self.checkpoints:
             self.checkpoints[key] = _open(path, adapter)
         if (key, scope) not in self.by_path:
@@ -226,6 +226,10 @@ class _Builder:
         if str(place) not in self.pinned:
             self.pinned[str(place)] = place.pinned()
         return self.pinned[str(place)]
+
+
+def _real(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
 
 
 def _absent(reference: str, wanted: Path, recipe: Recipe) -> SourceError:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from eutectic.errors import FormatError, MissingDependencyError, SourceError
 from eutectic.weights.files import RemotePath, SourceFile
@@ -88,7 +88,7 @@ class Store:
             options["if_match"] = etag
         with self._faults(place):
             try:
-                found = obstore.get(self._store, path, options=options)
+                found = obstore.get(self._store, path, options=cast("Any", options))
             except obstore.exceptions.BaseError as error:
                 if _status(error) == 416 and begin == 0:
                     return Reply(b"", 0, None, 0)  # no range of an empty file exists
