@@ -82,7 +82,7 @@ def merge(
     if repo is not None:
         from eutectic.recipes.publish import push
 
-        address = push(folder, repo)
+        address = push(Path(str(folder)), repo)
     seconds = time.perf_counter() - begun
     made = watcher.plan
     if as_json:

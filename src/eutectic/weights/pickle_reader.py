@@ -17,6 +17,7 @@ from typing import Any
 from eutectic.errors import FormatError
 from eutectic.weights.claims import is_size
 from eutectic.weights.dtypes import BY_TORCH
+from eutectic.weights.files import Place
 
 __all__ = ["CURE", "PickledMapping", "PickledTensor", "read_pickle"]
 

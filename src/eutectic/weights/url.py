@@ -35,6 +35,7 @@ class _Site:
         self.window = Window()
         self.opened: dict[str, RemoteFile] = {}
         self.listed: dict[str, list[str]] = {}
+        self.absent: set[str] = set()
         self.refused: Refused | None = None
         self._store: Store | None = None
 
@@ -95,14 +96,17 @@ class UrlPath(RemotePath):
     def is_file(self) -> bool:
         if self._site.lists:
             return self.name in self.parent._names()
+        if self._path in self._site.absent:
+            return False
         try:
             self.open()
+            return True
         except Absent:
-            return False
+            pass
         except Refused as error:  # what many stores say of a file that is not there
             self._site.refused = error
-            return False
-        return True
+        self._site.absent.add(self._path)
+        return False
 
     def _names(self) -> list[str]:
         site = self._site
