@@ -6,6 +6,7 @@ import base64
 import http.server
 import itertools
 import json
+import os
 import signal
 import threading
 import zlib
@@ -20,6 +21,8 @@ import yaml
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, on import: no test asks the real hub
+
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
@@ -33,8 +36,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Measured rates go to a cache of the tests' own, in subprocesses too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
-        patch.setenv("HF_HUB_OFFLINE", "1")  # no test asks the real hub
         yield
 
 
@@ -232,19 +233,18 @@ class Hub(RangeServer):
         path = unquote(request.path)
         self.authorisations.setdefault(path[:5], set()).add(request.headers.get("Authorization"))
         if path == "/api/whoami-v2":
-            known = request.headers.get("Authorization") == "Bearer hf_secret"
-            self.json(request, {"name": "me", "type": "user", "orgs": [{"name": "org"}]}) if known else request.reply(
-                401
-            )
+            if request.headers.get("Authorization") == "Bearer hf_secret":
+                self.json(request, {"name": "me", "type": "user", "orgs": [{"name": "org"}]})
+            else:
+                request.reply(401)
         elif path.startswith("/api/models/"):
             repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
             if repo == "org/broken":
                 request.reply(500)
+            elif repo == "org/gated":
+                request.reply(403, X_Error_Code="GatedRepo")
             elif repo not in self.models:
-                request.reply(
-                    403 if repo == "org/gated" else 404,
-                    X_Error_Code="GatedRepo" if repo == "org/gated" else "RepoNotFound",
-                )
+                request.reply(404, X_Error_Code="RepoNotFound")
             elif revision not in ("", "main", self.commit):
                 request.reply(404, X_Error_Code="RevisionNotFound")
             else:
@@ -270,18 +270,15 @@ class Hub(RangeServer):
             self.made.append(json.loads(body))
             self.json(request, {"url": f"{self.url}/x", "id": "org/merged", "name": "org/merged"})
         elif "/preupload/" in path:
-            files = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
-            ]
-            self.json(request, {"files": files})
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            self.json(request, {"files": [{"path": f["path"], **mode} for f in json.loads(body)["files"]]})
         elif "/commit/" in path:
             for line in body.splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.pushed[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            self.json(
-                request, {"success": True, "commitOid": "c" * 40, "commitUrl": f"{self.url}/org/merged/commit/ccc"}
-            )
+            address = f"{self.url}/org/merged/commit/c"
+            self.json(request, {"success": True, "commitOid": "c" * 40, "commitUrl": address})
         else:
             self.json(request, {})
 

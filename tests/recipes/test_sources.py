@@ -118,7 +118,7 @@ def test_a_source_that_changes_during_the_merge(everywhere: Any, tmp_path: Path)
 def test_a_server_that_fails_and_comes_back(everywhere: Any, tmp_path: Path) -> None:
     remote, _, web, local = everywhere
     web.fault = lambda handler: bool(handler.headers["Range"] != "bytes=0-262143" and (handler.reply(500), True))
-    with pytest.raises(SourceError, match="the server answers 500, 5 times.*--resume"):
+    with pytest.raises(SourceError, match=r"the server answers 500, 5 times.*--resume"):
         merge(remote, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     web.fault = lambda handler: False
@@ -191,11 +191,11 @@ def logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("logged_in")
-def test_push(everywhere: Any, tmp_path: Path, run: Callable[..., Result], models: dict[str, Path]) -> None:
-    remote, hub, web, _ = everywhere
+def test_push(everywhere: Any, tmp_path: Path, cli: Callable[..., Result], models: dict[str, Path]) -> None:
+    remote, hub, *_ = everywhere
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(remote))
-    result = run("merge", str(path), str(tmp_path / "out"), "--push-to-hub", "org/merged")
+    result = cli("merge", str(path), str(tmp_path / "out"), "--push-to-hub", "org/merged")
     assert result.exit_code == 0, result.output
     assert f"pushed to {hub.url}/org/merged" in result.output
     assert hub.made[0]["name"] == "merged" and hub.made[0]["private"] is True
@@ -213,16 +213,16 @@ def test_push(everywhere: Any, tmp_path: Path, run: Callable[..., Result], model
 
 
 @pytest.mark.usefixtures("logged_in")
-def test_push_again_after_a_failure(everywhere: Any, tmp_path: Path, run: Callable[..., Result]) -> None:
+def test_push_again_after_a_failure(everywhere: Any, tmp_path: Path, cli: Callable[..., Result]) -> None:
     remote, hub, *_ = everywhere
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(remote))
     receive, hub.receive = hub.receive, lambda request: request.reply(403)
-    result = run("merge", str(path), str(tmp_path / "out"), "--push-to-hub", "org/merged")
+    result = cli("merge", str(path), str(tmp_path / "out"), "--push-to-hub", "org/merged")
     assert result.exit_code == 5
     assert "is merged and whole, but pushing it to org/merged failed: it answers 403" in result.output
     hub.receive = receive
-    result = run("merge", str(path), str(tmp_path / "out"), "--push-to-hub", "org/merged", "--resume")
+    result = cli("merge", str(path), str(tmp_path / "out"), "--push-to-hub", "org/merged", "--resume")
     assert result.exit_code == 0 and "model.safetensors" in hub.pushed
 
 
@@ -237,7 +237,7 @@ def test_push_again_after_a_failure(everywhere: Any, tmp_path: Path, run: Callab
 )
 def test_push_is_refused_before_the_merge(
     everywhere: Any, repo: str, token: str | None, message: str, monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path, run: Callable[..., Result],
+    tmp_path: Path, cli: Callable[..., Result],
 ) -> None:  # fmt: skip
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
@@ -245,7 +245,7 @@ def test_push_is_refused_before_the_merge(
         check_push(repo)
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(everywhere[0]))
-    assert run("merge", str(path), str(tmp_path / "out"), "--push-to-hub", repo).exit_code == 5
+    assert cli("merge", str(path), str(tmp_path / "out"), "--push-to-hub", repo).exit_code == 5
     assert not list(tmp_path.glob("out*"))
 
 
