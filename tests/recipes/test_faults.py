@@ -150,8 +150,6 @@ def test_each_fault_has_its_sentence(data: dict[str, Any], expected: str) -> Non
         (with_(tokenizer={"source": "union"}), "'tokenizer'"),
         (with_(chat_template="auto"), "'chat_template'"),
         (with_(tokenizer_source="union"), "tokenizer_source 'union'"),
-        (with_(models=[{"model": {"path": "a", "revision": "main"}}]), "'revision'"),
-        (with_(models=[{"model": {"model": {"path": "a", "revision": "main"}}}]), "'revision'"),
         (with_(base_model={"model": {"path": "a"}, "override_architecture": "X"}), "'override_architecture'"),
     ],
 )

@@ -186,7 +186,7 @@ def test_an_adapter_of_the_hub(serve_hub: Callable[..., Any], models: dict[str, 
 
 
 @pytest.fixture
-def logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def logged_in(serve_hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
 
 

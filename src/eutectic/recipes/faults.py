@@ -41,7 +41,6 @@ PATH, RECIPE, FILE, MERGEKIT, NOTHING = "<path>", "<recipe>", "<file>", "<mergek
 _LATER = {
     "tokenizer": "the base model's tokenizer files are copied",
     "chat_template": "the base model's chat template is copied",
-    "revision": "download that revision and give its folder",
     "override_architecture": "remove it; tensors are matched by name",
     "residual_weight": "remove it; mergekit ignores it too",
 }
