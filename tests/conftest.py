@@ -268,7 +268,7 @@ class Hub(RangeServer):
         self.log.append((path, None))
         if path == "/api/repos/create":
             self.made.append(json.loads(body))
-            self.json(request, {"url": f"{self.url}/x", "id": "org/merged", "name": "org/merged"})
+            self.json(request, {"url": f"{self.url}/org/merged", "id": "org/merged", "name": "org/merged"})
         elif "/preupload/" in path:
             mode = {"uploadMode": "regular", "shouldIgnore": False}
             self.json(request, {"files": [{"path": f["path"], **mode} for f in json.loads(body)["files"]]})

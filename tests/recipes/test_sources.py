@@ -141,6 +141,25 @@ def test_errors_come_before_weights(everywhere: Any, models: dict[str, Path], ma
         plan(recipe("org/base", "org/gone"))
 
 
+def test_no_source_is_stored(everywhere: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEERS 4 no. 24: sources larger than the free disk, of which only what the result needs is asked."""
+    remote, hub, web, _ = everywhere
+    sources = [{"model": f"{web.url}/{name}", "parameters": {"weight": 0.2}} for name in ("a", "b", "base")]
+    wanted = {**remote, "merge_method": "linear", "base_model": None, "models": [{**s} for s in sources]}
+    wanted["models"].append({"model": "org/base", "parameters": {"weight": 0.4}})
+    size = plan({k: v for k, v in wanted.items() if v is not None}).disk
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    free = size + (17 << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    merge({k: v for k, v in wanted.items() if v is not None}, tmp_path / "out")
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert new and all(path.parent == tmp_path / "out" for path in new)
+    assert sum(path.stat().st_size for path in new) < size + 20_000
+    assert not list(hub.cache.rglob("*"))
+
+
 def test_memory_of_remote_sources_is_in_the_plan(everywhere: Any) -> None:
     remote, _, _, local = everywhere
     assert plan(remote).peak > plan(local).peak

@@ -88,6 +88,7 @@ def test_a_cached_commit_needs_no_request(hub: Any, model: Path) -> None:
 
 
 def test_offline_takes_the_cache_alone(hub: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEERS 4 no. 24: work without a network, and the folder of the cache."""
     cache(hub, model)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     equal(open_checkpoint("org/model"), model)

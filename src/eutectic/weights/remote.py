@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +28,7 @@ PIECE = 2 << 20
 SLOTS = 8  # pieces of one source in memory
 AHEAD = 3  # pieces asked for before they are needed
 HELD_BYTES = (SLOTS + AHEAD + 1) * PIECE  # of one source: pieces held, and those whose bytes arrive
+RECENT = 8  # pieces of a file that are remembered, to see what is read in order
 ATTEMPTS = 5
 PAUSE, MOST_PAUSE = 0.25, 4.0  # seconds before the second attempt, doubled each time
 TIMEOUT, CONNECT_TIMEOUT = "60s", "10s"
@@ -237,7 +238,7 @@ class RemoteFile(SourceFile):
         reply: Reply = insistent(place, lambda: store.get(place, path, 0, START, None))
         self.size, self.mtime_ns = reply.size, reply.modified_ns
         self.etag = None if store.pins else reply.etag
-        self._last = -1
+        self._recent: deque[int] = deque(maxlen=RECENT)
         window.keep(self, 0, reply.data)
 
     def check_unchanged(self) -> None:
@@ -260,9 +261,15 @@ class RemoteFile(SourceFile):
             self._read_ahead(index)
 
     def _read_ahead(self, index: int) -> None:
-        """Expect the next pieces where the last two were read in order, as in a long tensor or one after another."""
-        last, self._last = self._last, index
-        if index == last or index != last + 1 or last < 1:
+        """Expect the next pieces where two neighbours were read: in a long tensor, or one after another.
+
+        Several threads may read several places of the file at once, so that neighbours are not always the last two.
+        """
+        if index in self._recent:
+            return
+        follows = index > 1 and index - 1 in self._recent
+        self._recent.append(index)
+        if not follows:
             return
         for following in range(index + 1, index + 1 + AHEAD):
             if _begin(following) < self.size:
