@@ -217,7 +217,8 @@ def test_push(everywhere: Any, tmp_path: Path, cli: Callable[..., Result], model
     result = cli("merge", str(path), str(tmp_path / "out"), "--push-to-hub", "org/merged")
     assert result.exit_code == 0, result.output
     assert f"pushed to {hub.url}/org/merged" in result.output
-    assert hub.made[0]["name"] == "merged" and hub.made[0]["private"] is True
+    made = hub.made[0]
+    assert made["name"] == "merged" and (made.get("private") is True or made.get("visibility") == "private")
     assert set(hub.pushed) == {entry.name for entry in (tmp_path / "out").iterdir()}
     for name in ("README.md", "recipe.yaml", "recipe.lock.json"):
         text = hub.pushed[name].decode()
