@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
+import itertools
 import json
+import os
 import signal
+import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, on import: no test asks the real hub
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -125,3 +134,180 @@ def compiled_kernels() -> None:
     rehearse(GramSum(2, lambda gram: (0.5, 0.5)), 2)
     rehearse(SparseSum([1.0], [0.5], vote="weighted"), 2)
     rehearse(SparseSum([1.0], [0.5], keys=[(1, 2)], rescale="l1"), 2)
+
+
+class RangeServer:
+    """A local HTTP server of a folder's files, with ETags and ranges; `fault(handler)` may answer instead (true)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log, self.sent = folder, list[tuple[str, str | None]](), 0
+        self.fault: Callable[[Any], bool] = lambda handler: False
+        self.etags: dict[str, str] = {}
+        owner = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing is printed."""
+
+            def do_GET(self) -> None:
+                owner.log.append((self.path, self.headers.get("Range")))
+                if not owner.fault(self):
+                    self.answer()
+
+            def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+                self.send_response(status)
+                for key, value in {"Content_Length": str(len(body)), **headers}.items():
+                    self.send_header(key.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def answer(self, ranges: bool = True) -> None:
+                path = owner.folder / unquote(self.path).lstrip("/")
+                if not path.is_file():
+                    return self.reply(404)
+                body, asked = path.read_bytes(), self.headers.get("Range")
+                etag = owner.etags.get(self.path, f'"{zlib.crc32(body)}"')
+                if self.headers.get("If-Match", etag) != etag:
+                    return self.reply(412)
+                if asked is None or not ranges:
+                    return self.reply(200, body, ETag=etag)
+                begin, end = (int(n) for n in asked.removeprefix("bytes=").split("-"))
+                if begin >= len(body):
+                    return self.reply(416)
+                part = body[begin : end + 1]
+                owner.sent += len(part)
+                place = f"bytes {begin}-{begin + len(part) - 1}/{len(body)}"
+                return self.reply(206, part, ETag=etag, Content_Range=place)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda request, client_address: None  # a client that hangs up
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def once(self, times: int, act: Callable[[Any], object]) -> None:
+        """The next `times` requests are answered by `act`."""
+        left = itertools.count(times, -1)
+
+        def fault(handler: Any) -> bool:
+            if next(left) <= 0:
+                return False
+            act(handler)
+            return True
+
+        self.fault = fault
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], RangeServer]]:
+    """``serve(folder)`` starts a `RangeServer`; pauses between attempts are short."""
+    monkeypatch.setattr("eutectic.weights.remote.PAUSE", 0.001)
+    servers: list[RangeServer] = []
+
+    def start(folder: Path) -> RangeServer:
+        servers.append(RangeServer(folder))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.server.shutdown()
+        server.server.server_close()
+
+
+class Hub(RangeServer):
+    """A stand-in of the hub's API: models by id, their files behind a redirect, and what is pushed to it."""
+
+    def __init__(self, folder: Path, models: Mapping[str, Path], cache: Path) -> None:
+        super().__init__(folder)
+        self.models, self.cache, self.commit = dict(models), cache, "a" * 40
+        self.authorisations: dict[str, set[str | None]] = {}
+        self.pushed: dict[str, bytes] = {}
+        self.made: list[dict[str, Any]] = []
+        self.fault = self.handle
+        handler = self.server.RequestHandlerClass
+        handler.do_HEAD = handler.do_GET
+        handler.do_POST = handler.do_PUT = lambda request: self.receive(request)
+
+    def handle(self, request: Any) -> bool:
+        path = unquote(request.path)
+        self.authorisations.setdefault(path[:5], set()).add(request.headers.get("Authorization"))
+        if path == "/api/whoami-v2":
+            if request.headers.get("Authorization") == "Bearer hf_secret":
+                self.json(request, {"name": "me", "type": "user", "orgs": [{"name": "org"}]})
+            else:
+                request.reply(401)
+        elif path.startswith("/api/models/"):
+            repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+            if repo == "org/broken":
+                request.reply(500)
+            elif repo == "org/gated":
+                request.reply(403, X_Error_Code="GatedRepo")
+            elif repo not in self.models:
+                request.reply(404, X_Error_Code="RepoNotFound")
+            elif revision not in ("", "main", self.commit):
+                request.reply(404, X_Error_Code="RevisionNotFound")
+            else:
+                files = [{"rfilename": path.name} for path in self.models[repo].iterdir()]
+                self.json(request, {"id": repo, "sha": self.commit, "siblings": files})
+        elif "/resolve/" in path:
+            repo, _, rest = path[1:].partition("/resolve/")
+            file = self.models[repo] / rest.partition("/")[2]
+            place = f"http://localhost:{self.server.server_port}/cdn/{file.relative_to(self.folder)}?signature=x"
+            request.reply(302, Location=place) if file.is_file() else request.reply(404)
+        elif path.startswith("/cdn/"):
+            request.path = path.removeprefix("/cdn").partition("?")[0]
+            return False
+        else:
+            request.reply(404)
+        return True
+
+    def receive(self, request: Any) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        path = unquote(request.path)
+        self.log.append((path, None))
+        if path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            self.json(request, {"url": f"{self.url}/org/merged", "id": "org/merged", "name": "org/merged"})
+        elif "/preupload/" in path:
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            self.json(request, {"files": [{"path": f["path"], **mode} for f in json.loads(body)["files"]]})
+        elif "/commit/" in path:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.pushed[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            address = f"{self.url}/org/merged/commit/c"
+            self.json(request, {"success": True, "commitOid": "c" * 40, "commitUrl": address})
+        else:
+            self.json(request, {})
+
+    def json(self, request: Any, document: Any) -> None:
+        request.reply(200, json.dumps(document).encode(), Content_Type="application/json")
+
+
+@pytest.fixture
+def serve_hub(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Hub]]:
+    """``serve_hub({"org/name": folder})``: a `Hub` that huggingface_hub talks to in place of the real one."""
+    import huggingface_hub.constants as constants
+
+    servers: list[Hub] = []
+    cache = tmp_path / "hub-cache"
+    cache.mkdir()
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def start(models: Mapping[str, Path]) -> Hub:
+        servers.append(Hub(tmp_path, models, cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", servers[-1].url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.server.shutdown()
+        server.server.server_close()

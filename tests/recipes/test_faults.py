@@ -169,8 +169,6 @@ def test_each_fault_has_its_sentence(data: dict[str, Any], expected: str) -> Non
 @pytest.mark.parametrize(
     ("data", "key"),
     [
-        (with_(models=[{"model": {"path": "a", "revision": "main"}}]), "'revision'"),
-        (with_(models=[{"model": {"model": {"path": "a", "revision": "main"}}}]), "'revision'"),
         (with_(base_model={"model": {"path": "a"}, "override_architecture": "X"}), "'override_architecture'"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,13 +18,13 @@ __all__ = ["describe", "diff"]
 
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
 @click.option("--values/--headers-only", default=True, help="Compare values too (the default), or headers alone.")
 @click.option("--tensors", "every_tensor", is_flag=True, help="List every tensor that differs, not the worst few.")
 @json_option
 @click.pass_context
-def diff(ctx: click.Context, a: Path, b: Path, values: bool, every_tensor: bool, as_json: bool) -> None:
+def diff(ctx: click.Context, a: str, b: str, values: bool, every_tensor: bool, as_json: bool) -> None:
     """Compare checkpoints A and B: names, shapes, types, config.json and values.
 
     Each is a model folder, one weight file, or a recipe, which is merged as it is compared. Exits 0 when they

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,11 +19,12 @@ LARGEST = 3  # tensors named as the largest
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path())
 @click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor instead of patterns.")
 @json_option
-def inspect(path: Path, list_tensors: bool, as_json: bool) -> None:
-    """Show what PATH holds: a model folder, one weight file, or a recipe (unmerged).
+def inspect(path: str, list_tensors: bool, as_json: bool) -> None:
+    """Show what PATH holds: a model folder, one weight file, or a recipe (unmerged);
+    a URL or a name of the hub stands for a model, too.
 
     Parameters, bytes, types, files, layers, and all tensors with names that differ only in numbers
     collapsed into one line. Only headers are read, so any size of model takes a moment.

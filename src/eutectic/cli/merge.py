@@ -28,6 +28,7 @@ __all__ = ["merge"]
 @click.option("--profile", "profiled", is_flag=True, help="Say where the time went.")
 @click.option("--no-fsync", is_flag=True, help="Do not flush to the disk before the final rename.")
 @click.option("--hash-sources", is_flag=True, help="Record the hash of every source file, not only of its header.")
+@click.option("--push-to-hub", "repo", metavar="ORG/NAME", help="Upload OUT to the hub when it is whole.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 @click.option("--verbose", "-v", count=True, help="Print the plan first.")
 @mergekit_flags
@@ -42,6 +43,7 @@ def merge(
     profiled: bool,
     no_fsync: bool,
     hash_sources: bool,
+    repo: str | None,
     quiet: bool,
     verbose: int,
     as_json: bool,
@@ -62,6 +64,10 @@ def merge(
     from eutectic.recipes.plan import Options
 
     chosen = Options(**options, fsync=not no_fsync, hash_sources=hash_sources)
+    if repo is not None:
+        from eutectic.recipes.publish import check_push
+
+        check_push(repo)
     if dry_run:
         made = check_merge(recipe, out, chosen, resume=resume, force=force)
         emit_json("merge", {"dry_run": True, **made.to_json()}) if as_json else click.echo("\n".join(describe(made)))
@@ -72,10 +78,16 @@ def merge(
         folder = run(recipe, out, chosen, resume=resume, force=force, watcher=watcher, profile=profile)
     finally:
         watcher.close()
+    address = None
+    if repo is not None:
+        from eutectic.recipes.publish import push
+
+        address = push(Path(str(folder)), repo)
     seconds = time.perf_counter() - begun
     made = watcher.plan
     if as_json:
         done: dict[str, Any] = {"out": str(folder), "seconds": round(seconds, 3), "already_finished": made is None}
+        done |= {} if address is None else {"pushed": address}
         done |= {} if made is None else {"plan": made.to_json()}
         emit_event("merge", "finished", done if profile is None else {**done, "profile": profile.to_json()})
     elif not quiet:
@@ -86,6 +98,8 @@ def merge(
             rate = f"{format_bytes(int(moved / max(seconds, 1e-9)))}/s"
             tensors = f"{len(made)} tensor{'s' if len(made) != 1 else ''}"
             click.echo(f"{out}: {tensors}, {format_bytes(made.nbytes)} in {seconds:.1f} s ({rate})")
+        if address is not None:
+            click.echo(f"pushed to {address}")
         if profile is not None:
             _print_profile(profile)
 

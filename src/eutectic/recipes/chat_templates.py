@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from eutectic.errors import nearest
 from eutectic.recipes.faults import shown
 from eutectic.recipes.values import fault
 from eutectic.weights.checkpoint import read_json
+from eutectic.weights.files import Place, open_file
 
 __all__ = ["CHAT_TEMPLATE", "NAMED", "check_template", "choose_template", "template_of"]
 
@@ -61,10 +61,11 @@ NAMED = {
 }  # fmt: skip
 
 
-def template_of(folder: Path) -> str | None:
+def template_of(folder: Place) -> str | None:
     """The chat template of a model folder: its own file's, or the default one of tokenizer_config.json."""
     if (folder / CHAT_TEMPLATE).is_file():
-        return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+        file = open_file(folder / CHAT_TEMPLATE)
+        return file.read(0, file.size).decode("utf-8", "replace")
     path = folder / "tokenizer_config.json"
     found = read_json(path).get("chat_template") if path.is_file() else None
     if isinstance(found, list):
@@ -82,7 +83,7 @@ def check_template(wanted: str) -> str:
     return wanted
 
 
-def choose_template(wanted: str, folders: Iterable[Path]) -> str | None:
+def choose_template(wanted: str, folders: Iterable[Place]) -> str | None:
     """The template that a recipe asks for: by name, as it stands, or (auto) that of most folders."""
     if wanted == AUTO:
         found = Counter(text.strip() for folder in folders if (text := template_of(folder)))

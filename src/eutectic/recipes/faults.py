@@ -41,7 +41,6 @@ _TAGS = (PATH, RECIPE, FILE, MERGEKIT, NOTHING, ZERO_ROW, OTHER_TOKEN)
 
 # Keys that mergekit's schema has and this one does not, and what to do instead.
 _LATER = {
-    "revision": "download that revision and give its folder",
     "override_architecture": "remove it; tensors are matched by name",
     "residual_weight": "remove it; mergekit ignores it too",
 }

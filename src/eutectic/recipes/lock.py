@@ -21,12 +21,13 @@ class _Strict(BaseModel):
 
 
 class LockedFile(_Strict):
-    """One weight file of a source as it was; `blake3` only where all of its bytes were hashed."""
+    """One weight file of a source as it was; `etag` if a server gave it, `blake3` if all of its bytes were hashed."""
 
     name: str
     bytes: int
     modified_ns: int
     header: str
+    etag: str | None = None
     blake3: str | None = None
 
 

@@ -292,12 +292,11 @@ def _check_target(made: Plan, out: Path, *, force: bool) -> None:
     """Refuse a target that exists, that is or holds a source, or that is plainly not a model folder."""
     for leaf in made.tree.sources:
         path = leaf.checkpoint.path
-        if path is None:
-            continue
-        folders = {(path if path.is_dir() else path.parent).resolve()}
-        folders |= {file.path.parent.resolve() for file in leaf.checkpoint.headers}
+        folders = {file.path.parent.resolve() for file in leaf.checkpoint.headers if isinstance(file.path, Path)}
+        if isinstance(path, Path):
+            folders.add((path if path.is_dir() else path.parent).resolve())
         here = out.resolve()
-        inside = path.is_dir() and bool(folders & set(here.parents))
+        inside = isinstance(path, Path) and path.is_dir() and bool(folders & set(here.parents))
         if inside or any(here == source or here in source.parents for source in folders):
             raise OutputError(f"{out} is, holds or lies inside the source {leaf.label}; choose another target")
     if not out.exists():
@@ -339,9 +338,7 @@ def _check_unchanged(made: Plan) -> None:
     """Refuse to publish a merge whose sources were rewritten while they were read."""
     for leaf in made.tree.sources:
         for file in leaf.checkpoint.headers:
-            now = file.path.stat()
-            if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
-                raise SourceError(f"{file.path} was changed during the merge; run it again with --force")
+            file.check_unchanged()
 
 
 def _compare(digests: Mapping[str, str], expected: Mapping[str, str], staging: Path) -> None:

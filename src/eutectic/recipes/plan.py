@@ -308,7 +308,7 @@ class Plan(Checkpoint):
     @cached_property
     def expanded(self) -> dict[str, Any]:
         """The recipe as plain data with absolute paths, nested recipe files written out."""
-        return expand(self.recipe)
+        return expand(self.recipe, self.tree.pinned)
 
     def shared(self, find: Callable[[], Any]) -> Any:
         """What reductions over the whole model find, looked for once."""

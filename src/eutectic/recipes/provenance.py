@@ -24,9 +24,10 @@ from eutectic.recipes.tree import Leaf
 from eutectic.recipes.vocabulary import folder_of
 from eutectic.weights import digest
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
+from eutectic.weights.files import Place, RemotePath, open_file
 from eutectic.weights.sink import Shard
 
-__all__ = ["LOCK", "RECIPE", "Parent", "fingerprint", "lock_document", "parents_of", "side_files"]
+__all__ = ["LOCK", "RECIPE", "Parent", "cached_identity", "fingerprint", "lock_document", "parents_of", "side_files"]
 
 LOCK = "recipe.lock.json"
 RECIPE = "recipe.yaml"
@@ -56,22 +57,28 @@ def parents_of(plan: Plan) -> list[Parent]:
 
 
 def _parent(leaf: Leaf) -> Parent:
-    path = (leaf.checkpoint.path or Path(leaf.label)).absolute()
+    place = leaf.checkpoint.path
+    if isinstance(place, RemotePath):
+        name, revision = place.identity
+        return Parent(leaf, name, revision, _licence((place if place.is_dir() else place.parent) / CARD))
+    path = (place or Path(leaf.label)).absolute()
     folder = path if path.is_dir() else path.parent
-    cached = _HUB_CACHE.search(path.as_posix())
-    if cached:
-        name, revision = "/".join(part for part in cached.group(1, 2) if part), cached[3]
-    else:
-        name, revision = (path.name if path.is_dir() else path.stem), None
+    name, revision = cached_identity(path) or ((path.name if path.is_dir() else path.stem), None)
     return Parent(leaf, name, revision, _licence(folder / CARD))
 
 
-def _licence(card: Path) -> str | None:
+def cached_identity(path: Path) -> tuple[str, str] | None:
+    """The hub id and commit of a path in the hub's cache."""
+    cached = _HUB_CACHE.search(path.as_posix())
+    return ("/".join(part for part in cached.group(1, 2) if part), cached[3]) if cached else None
+
+
+def _licence(card: Place) -> str | None:
     """The licence that a model card's front matter states."""
     if not card.is_file():
         return None
-    with open(card, encoding="utf-8", errors="replace") as stream:
-        text = stream.read(1 << 16)
+    file = open_file(card)
+    text = file.read(0, min(file.size, 1 << 16)).decode("utf-8", "replace")
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         stated = yaml.safe_load(front[1]) if front else None
@@ -102,18 +109,22 @@ def source_records(plan: Plan, *, full: bool = False) -> list[dict[str, Any]]:
     records = []
     for parent in parents_of(plan):
         files = []
+        place = parent.leaf.checkpoint.path
+        pinned = place is not None and not isinstance(place, Path) and place.identity[1] is not None
         for file, header in parent.leaf.checkpoint.headers.items():
             record: dict[str, Any] = {
                 "name": file.path.name,
                 "bytes": file.size,
-                "modified_ns": file.mtime_ns,
+                "modified_ns": 0 if pinned else file.mtime_ns,  # a commit is the same in the cache and on the hub
                 "header": digest.hash_bytes(header),
             }
+            if file.etag is not None:
+                record["etag"] = file.etag
             if full:
                 record["blake3"] = digest.hash_file(file)
             files.append(record)
-        path = (parent.leaf.checkpoint.path or Path(parent.leaf.label)).absolute()
-        records.append({"path": str(path), "name": parent.name, "revision": parent.revision, "files": files})
+        where = place if isinstance(place, RemotePath) else (place or Path(parent.leaf.label)).absolute()
+        records.append({"path": str(where), "name": parent.name, "revision": parent.revision, "files": files})
     return records
 
 
@@ -210,21 +221,21 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _read_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
+def _read_files(folder: Place, patterns: tuple[str, ...]) -> dict[str, bytes]:
     """The small files of a folder whose names match; weights are none of them."""
     files: dict[str, bytes] = {}
-    for entry in sorted(folder.iterdir()):
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         weights = entry.suffix in (".safetensors", *PICKLE_SUFFIXES) or entry.name.endswith(".index.json")
         wanted = _matches(entry.name, patterns) and not weights
-        if wanted and entry.is_file() and entry.stat().st_size <= MOST_SIDE_BYTES:
+        if wanted and entry.is_file() and (file := open_file(entry)).size <= MOST_SIDE_BYTES:
             try:
-                files[entry.name] = entry.read_bytes()
-            except OSError as error:
-                raise SourceError(f"{entry}: cannot be read: {error.strerror}; mend it, then --resume") from None
+                files[entry.name] = file.read(0, file.size)
+            except SourceError as error:
+                raise SourceError(f"{error}; mend it, then --resume") from None
     return files
 
 
-def _config(plan: Plan, path: Path, verbatim: bytes, source: bytes | None) -> bytes:
+def _config(plan: Plan, path: Place, verbatim: bytes, source: bytes | None) -> bytes:
     """config.json (or generation_config.json) of the result; verbatim where it says already what the weights are."""
     dtype, unified = plan.tree.root.dtype, plan.account.unified
     if unified is None and path.name != "config.json":

@@ -35,6 +35,8 @@ from eutectic.recipes.faults import (
 )
 from eutectic.recipes.tokenizer import ModelText, OtherToken, Tokenizer, TokenSource, taken_from
 from eutectic.recipes.values import DTypeName, LayerRange, Parameters, PathText, Scalar, Text, Values, canonical_values
+from eutectic.weights.files import Place
+from eutectic.weights.locate import is_remote_text, locate
 
 __all__ = [
     "Module",
@@ -103,10 +105,10 @@ def _kind_of_model(value: Any) -> str | None:
 
 
 class FileReference(_Strict, frozen=True):
-    """mergekit's mapping for one model: its path. A revision is not supported yet."""
+    """mergekit's mapping for one model: its path or hub id, and the revision of the latter."""
 
     path: PathText
-    revision: None = None
+    revision: PathText | None = None
 
 
 class MergekitReference(_Strict, frozen=True):
@@ -126,7 +128,9 @@ def _unwrap(reference: Any) -> Any:
     if isinstance(reference, MergekitReference):
         model = _unwrap(reference.model)
         return model if reference.lora is None else f"{model}+{_unwrap(reference.lora)}"
-    return reference.path if isinstance(reference, FileReference) else reference
+    if isinstance(reference, FileReference):
+        return reference.path if reference.revision is None else f"{reference.path}@{reference.revision}"
+    return reference
 
 
 if TYPE_CHECKING:
@@ -141,7 +145,7 @@ else:
         AfterValidator(_unwrap),
     ]
 
-_MODEL = "A model folder or file, model+adapter, a recipe file, or a recipe written in place."
+_MODEL = "A model folder or file, a URL, org/name@revision of the hub, model+adapter, a recipe file, or a recipe."
 _DTYPE = "Type of the result where out_dtype is absent. Default: that of the base or first source."
 
 
@@ -302,7 +306,7 @@ _KNOWN = {
     "slice source": list(SliceSource.model_fields),
     "slice": [name for name in Slice.model_fields if name != "residual_weight"],
     "module": list(Module.model_fields),
-    "file": ["path"],
+    "file": ["path", "revision"],
     "mergekit": ["model", "lora"],
     "tokenizer": list(Tokenizer.model_fields),
     "token": list(TokenSource.model_fields),
@@ -391,14 +395,17 @@ def walk(recipe: Recipe, loc: Location = ()) -> Iterator[tuple[Location, Recipe]
             yield from walk(reference, (*loc, *where))
 
 
-def resolve(reference: str, recipe: Recipe | None = None) -> Path:
-    """Where a path of a recipe points: from the current directory, or else from the recipe file's folder.
+def resolve(reference: str, recipe: Recipe | None = None) -> Place:
+    """Where a reference of a recipe points: from the current directory, or else from the recipe file's folder.
 
-    The path is returned as written where neither exists; whoever opens it reports that.
+    What is no path there may be elsewhere: see `eutectic.weights.locate`. Failing that, the path is returned as
+    written; whoever opens it reports that.
 
     >>> str(resolve("./models/base"))
     'models/base'
     """
+    if is_remote_text(reference):
+        return locate(reference)
     try:
         path = Path(reference).expanduser()
     except RuntimeError:  # "~nobody/model"
@@ -406,18 +413,20 @@ def resolve(reference: str, recipe: Recipe | None = None) -> Path:
     folder = None if recipe is None else recipe.folder
     if folder is not None and not os.path.exists(path) and os.path.exists(folder / path):  # noqa: PTH110  no raise
         return folder / path
-    return path
+    return path if str(path) != str(Path(reference)) else locate(reference)
 
 
-def resolve_model(reference: str, recipe: Recipe | None = None) -> tuple[Path, Path | None]:
-    """Where a path points, and where the adapter behind its last ``+`` does, if there is one.
+def resolve_model(reference: str, recipe: Recipe | None = None) -> tuple[Place, Place | None]:
+    """Where a reference points, and where the adapter behind its last ``+`` does, if there is one.
 
     >>> [str(path) for path in resolve_model("./base+./lora")]
     ['base', 'lora']
     """
-    whole = resolve(reference, recipe)
     model, plus, adapter = reference.rpartition("+")
-    if not plus or not model or not adapter or os.path.exists(whole):  # noqa: PTH110  (never raises)
+    if not plus or not model or not adapter:
+        return resolve(reference, recipe), None
+    whole = None if is_remote_text(reference) else resolve(reference, recipe)
+    if isinstance(whole, Path) and os.path.exists(whole):  # noqa: PTH110  (never raises)
         return whole, None
     return resolve(model, recipe), resolve(adapter, recipe)
 

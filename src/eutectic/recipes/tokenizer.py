@@ -20,7 +20,9 @@ def _model_text(value: Any) -> Any:
     if isinstance(value, Mapping) and "model" in value and value.keys() <= {"model", "lora"}:
         model, lora = _model_text(value["model"]), _model_text(value.get("lora"))
         return model if lora is None or not isinstance(model, str) else f"{model}+{lora}"
-    return value["path"] if isinstance(value, Mapping) and value.keys() == {"path"} else value
+    if isinstance(value, Mapping) and "path" in value and value.keys() <= {"path", "revision"}:
+        return value["path"] if value.get("revision") is None else f"{value['path']}@{value['revision']}"
+    return value
 
 
 ModelText = Annotated[PathText, BeforeValidator(_model_text)]

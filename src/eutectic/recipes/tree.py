@@ -7,7 +7,7 @@ is a merge of its own. `binding.py` says for each tensor which merge, of which t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from eutectic.recipes.settings import Settings
 from eutectic.weights.adapter import is_adapter, open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
+from eutectic.weights.files import Place, RemotePath, is_folder
 
 __all__ = ["Leaf", "Merge", "Node", "Part", "Stack", "Tree", "build_tree", "check_parameters", "expand"]
 
@@ -149,8 +150,9 @@ class _Builder:
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
         self.leaves: list[Leaf] = []
-        self.checkpoints: dict[tuple[Path, Path | None], Checkpoint] = {}
-        self.by_path: dict[tuple[tuple[Path, Path | None], tuple[int, ...]], Leaf] = {}
+        self.checkpoints: dict[tuple[Place, Place | None], Checkpoint] = {}
+        self.by_path: dict[tuple[tuple[Place, Place | None], tuple[int, ...]], Leaf] = {}
+        self.pinned: dict[str, RemotePath] = {}
         self.merges = 0
         self.words: dict[str, Any] = {}
 
@@ -210,12 +212,13 @@ class _Builder:
         if isinstance(reference, Recipe):
             return self.recipe(reference, seed, depth + 1, scope)
         path, adapter = resolve_model(reference, recipe)
-        if adapter is None and path.suffix in RECIPE_SUFFIXES and path.is_file():
+        if isinstance(path, Path) and adapter is None and path.suffix in RECIPE_SUFFIXES and path.is_file():
             return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1, scope)
         for wanted in (path, adapter):
-            if wanted is not None and not os.path.exists(wanted):  # noqa: PTH110  (never raises)
+            if isinstance(wanted, Path) and not os.path.exists(wanted):  # noqa: PTH110  (never raises)
                 raise _absent(reference, wanted, recipe)
-        key = (path.resolve(), None if adapter is None else adapter.resolve())
+        path, adapter = self.pin(path), None if adapter is None else self.pin(adapter)
+        key = (_real(path), None if adapter is None else _real(adapter))
         if key not in self.checkpoints:
             self.checkpoints[key] = _open(path, adapter)
         if (key, scope) not in self.by_path:
@@ -223,6 +226,18 @@ class _Builder:
             self.leaves.append(leaf)
             self.by_path[key, scope] = leaf
         return self.by_path[key, scope]
+
+    def pin(self, place: Place) -> Place:
+        """The place at one revision, asked for once however many sources name it."""
+        if not isinstance(place, RemotePath):
+            return place
+        if str(place) not in self.pinned:
+            self.pinned[str(place)] = place.pinned()
+        return self.pinned[str(place)]
+
+
+def _real(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
 
 
 def _words_about_tokens(recipe: Recipe) -> dict[str, Any]:
@@ -238,13 +253,13 @@ def _absent(reference: str, wanted: Path, recipe: Recipe) -> SourceError:
         return SourceError(f"{what}: no such folder or file")
     beside = f" or in {recipe.folder}" if recipe.folder else ""
     return SourceError(
-        f"{what}: no such folder or file in the current directory{beside}. Names of a model hub are not "
-        "fetched by this version: download the model and give its folder."
+        f"{what}: no such folder or file in the current directory{beside}. A model of the hub is named by org/name "
+        "or org/name@revision."
     )
 
 
-def _open(path: Path, adapter: Path | None) -> Checkpoint:
-    if is_adapter(path) and not (path / "config.json").is_file():
+def _open(path: Place, adapter: Place | None) -> Checkpoint:
+    if is_folder(path) and is_adapter(path) and not (path / "config.json").is_file():
         raise SourceError(
             f"{path} is an adapter, not a model: its factors mean nothing apart, and averaging them is not averaging "
             f"what they add. Write the model in front of it: ./model+{path}"
@@ -260,6 +275,8 @@ class Tree:
     root: Merge | Stack
     leaves: tuple[Leaf, ...]
     merges: tuple[Merge, ...] = field(default=())
+    pinned: Mapping[str, RemotePath] = field(default_factory=dict)
+    """The places on other machines, by the name that the recipe has for them."""
 
     @property
     def reference(self) -> Leaf:
@@ -286,20 +303,19 @@ def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
     """
     builder = _Builder(seed)
     root = builder.recipe(recipe, seed or 0, 0, ())
-    return Tree(root, tuple(builder.leaves), tuple(root.walk()))
+    return Tree(root, tuple(builder.leaves), tuple(root.walk()), builder.pinned)
 
 
-def expand(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data that stands alone: absolute paths, and recipe files written out in place."""
-    return recipe.data(lambda reference: _expand_reference(reference, recipe))
+def expand(recipe: Recipe, pinned: Mapping[str, RemotePath] | None = None) -> dict[str, Any]:
+    """The recipe as plain data that stands alone: absolute paths, `pinned` revisions, recipe files written out."""
+    return recipe.data(lambda reference: _expand_reference(reference, recipe, pinned or {}))
 
 
-def _expand_reference(reference: Reference, recipe: Recipe) -> Any:
+def _expand_reference(reference: Reference, recipe: Recipe, pinned: Mapping[str, RemotePath]) -> Any:
     if isinstance(reference, Recipe):
-        return expand(reference)
+        return expand(reference, pinned)
     path, adapter = resolve_model(reference, recipe)
-    if adapter is not None:
-        return f"{path.absolute()}+{adapter.absolute()}"
-    if path.suffix in RECIPE_SUFFIXES and path.is_file():
-        return expand(load_recipe(path))
-    return str(path.absolute())
+    if isinstance(path, Path) and adapter is None and path.suffix in RECIPE_SUFFIXES and path.is_file():
+        return expand(load_recipe(path), pinned)
+    places = [place for place in (path, adapter) if place is not None]
+    return "+".join(str(p.absolute() if isinstance(p, Path) else pinned.get(str(p), p)) for p in places)

@@ -14,6 +14,7 @@ from eutectic.recipes.token_rows import Donor, TokenRows, vocabulary_tensors
 from eutectic.recipes.tokenizer import BASE, UNION, OtherToken, Tokenizer, TokenSource
 from eutectic.recipes.tree import Leaf, Tree
 from eutectic.weights.chosen_rows import ChosenRows
+from eutectic.weights.files import Place, RemotePath, is_folder, open_file
 from eutectic.weights.tensor_ref import TensorRef
 from eutectic.weights.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
@@ -50,10 +51,10 @@ class Unified:
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def folder_of(leaf: Leaf) -> Path:
+def folder_of(leaf: Leaf) -> Place:
     """The folder in which a source's tokenizer and configuration lie."""
     path = leaf.checkpoint.path or Path(leaf.label)
-    return path if path.is_dir() else path.parent
+    return path if is_folder(path) else path.parent
 
 
 def unify(tree: Tree, recipe: Recipe) -> Unified | None:
@@ -83,7 +84,7 @@ def unify(tree: Tree, recipe: Recipe) -> Unified | None:
             _same_size(leaf, tree.reference)
             lines.append(f"{leaf.label} has no tokenizer: taken to have that of {tree.reference.label}")
         donors.append(Donor(leaf.label, found or reference, dict(leaf.checkpoint.items())))
-    source = _source(wanted, recipe, reader, donors)
+    source = _source(wanted, recipe, reader, donors, tree)
     result = _result(wanted, source, donors, tree)
     names = vocabulary_tensors(tree.reference.checkpoint)
     if not names:
@@ -118,11 +119,11 @@ class _Reader:
     def __init__(self) -> None:
         self._known: dict[bytes, Vocabulary] = {}
 
-    def read(self, folder: Path) -> Vocabulary | None:
+    def read(self, folder: Place) -> Vocabulary | None:
         names = (TOKENIZER, "vocab.json", "vocab.txt", "added_tokens.json")
         key = hashlib.blake2b(digest_size=32)
         for path in (folder / name for name in names):
-            key.update(path.read_bytes() if path.is_file() else b"\0")
+            key.update(_digest(path) if path.is_file() else b"\0")
         digest = key.digest()
         if digest not in self._known:
             found = read_vocabulary(folder)
@@ -131,6 +132,11 @@ class _Reader:
             self._known[digest] = found
         known = self._known[digest]
         return Vocabulary(folder, known.ids, known.added, known.trained)
+
+
+def _digest(path: Place) -> bytes:
+    file = open_file(path)
+    return hashlib.blake2b(file.read(0, file.size), digest_size=32).digest()
 
 
 def _same_size(leaf: Leaf, reference: Leaf) -> None:
@@ -143,13 +149,15 @@ def _same_size(leaf: Leaf, reference: Leaf) -> None:
             )
 
 
-def _source(wanted: Tokenizer, recipe: Recipe, reader: _Reader, donors: list[Donor]) -> Vocabulary:
+def _source(wanted: Tokenizer, recipe: Recipe, reader: _Reader, donors: list[Donor], tree: Tree) -> Vocabulary:
     """The tokenizer that the result takes, with nothing added yet."""
     if wanted.source in (UNION, BASE):
         return donors[0].vocabulary
     path, adapter = resolve_model(wanted.source, recipe)
     folder = path if adapter is None else adapter
-    found = reader.read(folder) if folder.is_dir() else None
+    if isinstance(folder, RemotePath):
+        folder = tree.pinned.get(str(folder)) or folder.pinned()
+    found = reader.read(folder) if is_folder(folder) else None
     if found is None:
         raise SourceError(f"tokenizer source {wanted.source}: no folder with a tokenizer ({TOKENIZER})")
     return found

@@ -14,7 +14,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from eutectic.errors import FormatError, SourceError
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint, read_json
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
-from eutectic.weights.files import SourceFile
+from eutectic.weights.files import Place, open_file
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = ["ADAPTER_CONFIG", "AdaptedTensor", "is_adapter", "open_adapted"]
@@ -38,12 +37,12 @@ _MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _UNKNOWN = ("layer_replication", "target_parameters", "megatron_config", "use_qalora", "arrow_config")
 
 
-def is_adapter(folder: Path) -> bool:
+def is_adapter(folder: Place) -> bool:
     """Whether a folder holds an adapter rather than a model."""
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def open_adapted(base: Checkpoint, folder: Path) -> Checkpoint:
+def open_adapted(base: Checkpoint, folder: Place) -> Checkpoint:
     """`base` with the adapter in `folder` applied: the same names, lazily; headers only are read.
 
     Tensors that the adapter saved whole (modules_to_save, biases) take the place of the base's.
@@ -83,15 +82,19 @@ def open_adapted(base: Checkpoint, folder: Path) -> Checkpoint:
                 f"{folder}: adapts {module}, which the base {base.path} has not; was it trained on another model?"
             )
         tensors[target] = _adapted(folder, config, module, refs, tensors[target], factors)
-    file = SourceFile(folder / ADAPTER_CONFIG)
+    file = open_file(folder / ADAPTER_CONFIG)
     headers = {**base.headers, **stored.headers, file: file.read(0, file.size)}
     largest = max(4 * sum(ref.numel for ref in refs.values()) for refs in parts.values())
     return Checkpoint(
-        tensors, path=base.path, config=base.config, headers=headers, held_bytes=base.held_bytes + HELD * largest
+        tensors,
+        path=base.path,
+        config=base.config,
+        headers=headers,
+        held_bytes=base.held_bytes + stored.held_bytes + HELD * largest,
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Place) -> dict[str, Any]:
     if not is_adapter(folder):
         raise SourceError(f"{folder}: holds no {ADAPTER_CONFIG}; an adapter of PEFT's format has one")
     config = read_json(folder / ADAPTER_CONFIG)
@@ -110,7 +113,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _mismatch(folder: Path, key: str, shape: Any, target: str, wanted: Any) -> SourceError:
+def _mismatch(folder: Place, key: str, shape: Any, target: str, wanted: Any) -> SourceError:
     return SourceError(f"{folder}: {key!r} {list(shape)} does not fit {target} {list(wanted)} of the base")
 
 
@@ -131,7 +134,12 @@ def _setting(pattern: Any, module: str, default: Any) -> Any:
 
 
 def _adapted(
-    folder: Path, config: Mapping[str, Any], module: str, refs: Mapping[str, TensorRef], base: TensorRef, held: _Factors
+    folder: Place,
+    config: Mapping[str, Any],
+    module: str,
+    refs: Mapping[str, TensorRef],
+    base: TensorRef,
+    held: _Factors,
 ) -> AdaptedTensor:
     embeds = "embedding_A" in refs
     names = ("embedding_A", "embedding_B") if embeds else ("A", "B")

@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import FormatError, SourceError
-from eutectic.weights.files import SourceFile
+from eutectic.weights.files import Place, RemotePath, SourceFile, is_folder, open_file
+from eutectic.weights.locate import locate
 from eutectic.weights.safetensors import read_header
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
@@ -37,7 +37,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         self,
         tensors: Mapping[str, TensorRef],
         *,
-        path: Path | None = None,
+        path: Place | None = None,
         config: Mapping[str, Any] | None = None,
         headers: Mapping[SourceFile, bytes] | None = None,
         held_bytes: int = 0,
@@ -75,41 +75,49 @@ class Checkpoint(Mapping[str, TensorRef]):
         return {name: tensor.to_torch() for name, tensor in self.items()}
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a model folder or one weight file, reading headers only.
+def open_checkpoint(path: str | os.PathLike[str] | RemotePath) -> Checkpoint:
+    """Open a model folder or one weight file, here or elsewhere, reading headers only.
 
     A folder is read as transformers reads it: model.safetensors, else its index, else pytorch_model.bin, else its
     index; failing these, the one weight file (or complete series of shards) that lies there. torch zip files
-    (.bin, .pt, .pth, .ckpt) go through a restricted reader that runs no code.
+    (.bin, .pt, .pth, .ckpt) go through a restricted reader that runs no code. A text may also be a URL or a hub id
+    (`locate` says which); a path never is.
 
     Raises:
         SourceError: nothing there, no weights, a missing shard.
         FormatError: a file breaks its format.
     """
-    path = Path(path)
-    if os.path.isdir(path):  # noqa: PTH112  (never raises)
-        return _open_folder(path)
-    if path.suffix == ".json" and path.name in INDEX_FILES:
-        return _open_folder(path.parent)
-    file = SourceFile(path)
-    tensors, headers = _read_files([file])
-    return Checkpoint(tensors, path=path, config=_read_config(path.parent), headers=headers)
+    place = locate(path)
+    if isinstance(place, RemotePath):
+        place = place.pinned()
+    if is_folder(place):
+        return _open_folder(place)
+    if place.suffix == ".json" and place.name in INDEX_FILES:
+        return _open_folder(place.parent)
+    tensors, headers = _read_files([open_file(place)])
+    config = _read_config(place.parent)
+    return Checkpoint(tensors, path=place, config=config, headers=headers, held_bytes=_held(place))
 
 
-def _open_folder(folder: Path) -> Checkpoint:
+def _held(place: Place) -> int:
+    return place.held_bytes if isinstance(place, RemotePath) else 0
+
+
+def _open_folder(folder: Place) -> Checkpoint:
+    config = _read_config(folder)
     for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
         if (folder / single).is_file():
-            tensors, headers = _read_files([SourceFile(folder / single)])
+            tensors, headers = _read_files([open_file(folder / single)])
             break
         if (folder / index).is_file():
             tensors, headers = _read_indexed(folder, folder / index)
             break
     else:
-        tensors, headers = _read_files([SourceFile(path) for path in _find_unindexed(folder)])
-    return Checkpoint(tensors, path=folder, config=_read_config(folder), headers=headers)
+        tensors, headers = _read_files([open_file(path) for path in _find_unindexed(folder)])
+    return Checkpoint(tensors, path=folder, config=config, headers=headers, held_bytes=_held(folder))
 
 
-def _find_unindexed(folder: Path) -> list[Path]:
+def _find_unindexed(folder: Place) -> list[Place]:
     """The weight files of a folder that has neither an index nor the usual single file."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     weights = [n for n in names if n.endswith(".safetensors")] or [n for n in names if n.endswith(PICKLE_SUFFIXES)]
@@ -133,7 +141,7 @@ def _find_unindexed(folder: Path) -> list[Path]:
     )
 
 
-def _read_indexed(folder: Path, index: Path) -> tuple[dict[str, StoredTensor], dict[SourceFile, bytes]]:
+def _read_indexed(folder: Place, index: Place) -> tuple[dict[str, StoredTensor], dict[SourceFile, bytes]]:
     document = read_json(index)
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -150,7 +158,7 @@ def _read_indexed(folder: Path, index: Path) -> tuple[dict[str, StoredTensor], d
             raise FormatError(f"{index}: points to {shard[:60]!r}: {error.strerror}") from None
         if not there:
             raise SourceError(f"{folder}: shard {shard} is named by {index.name} but missing; fetch it again")
-    tensors, headers = _read_files([SourceFile(folder / shard) for shard in shards])
+    tensors, headers = _read_files([open_file(folder / shard) for shard in shards])
     stored = {name: tensor.file.path.name for name, tensor in tensors.items()}
     absent = [name for name in weight_map if name not in stored]
     if absent:
@@ -193,9 +201,9 @@ def _read_file(file: SourceFile) -> tuple[dict[str, StoredTensor], bytes]:
     raise SourceError(f"{file.path}: {suffix or 'a file without suffix'} is not a weight format known here")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """A JSON object from a file of bounded size."""
-    file = SourceFile(path)
+    file = open_file(path)
     if file.size > MOST_JSON_BYTES:
         raise FormatError(f"{path}: {file.size} bytes is too much for a description (limit {MOST_JSON_BYTES})")
     try:
@@ -207,6 +215,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Place) -> dict[str, Any]:
     path = folder / "config.json"
     return read_json(path) if path.is_file() else {}

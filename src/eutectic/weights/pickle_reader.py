@@ -12,12 +12,12 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from eutectic.errors import FormatError
 from eutectic.weights.claims import is_size
 from eutectic.weights.dtypes import BY_TORCH
+from eutectic.weights.files import Place
 
 __all__ = ["CURE", "PickledMapping", "PickledTensor", "read_pickle"]
 
@@ -102,7 +102,7 @@ class PickledObject:
     """A value that no tensor needs."""
 
 
-def read_pickle(path: Path, data: bytes) -> Any:
+def read_pickle(path: Place, data: bytes) -> Any:
     """The value that the pickle `data` (of the archive at `path`) describes: text, numbers, lists, tuples, records.
 
     Time and memory grow with the length of `data` only. A value that no tensor needs is an empty record.
@@ -133,7 +133,7 @@ _CONSTANTS = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False, p
 _TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
 
 
-def _interpret(path: Path, data: bytes) -> Any:
+def _interpret(path: Place, data: bytes) -> Any:
     """What a pickle describes, in plain data and the records above; cost grows with its length only."""
     stack: list[Any] = []
     marks: list[list[Any]] = []
@@ -225,7 +225,7 @@ def _extend(target: Any, items: list[Any]) -> None:
         raise TypeError
 
 
-def _name(path: Path, module: Any, name: Any) -> PickledName:
+def _name(path: Place, module: Any, name: Any) -> PickledName:
     label = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "a nameless global"
     if label not in _ALLOWED:
         raise FormatError(

@@ -1,7 +1,8 @@
 """Cold storage: tell the kernel what will be read soon, and what is no longer needed.
 
-Nothing is advised for files that already lie in the page cache. What is consumed is dropped only where the sources
-are too large to be kept anyway, so that a merge of large models does not push everything else out of memory.
+Nothing is advised for files that already lie in the page cache, nor for those on another machine (`remote.py` reads
+ahead there). What is consumed is dropped only where the sources are too large to be kept anyway, so that a merge of
+large models does not push everything else out of memory.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class ReadAhead:
 
     def __init__(self, refs: Sequence[TensorRef]) -> None:
         found = [ref.lies_in for ref in refs]
-        stored = [ref for ref in found if isinstance(ref, StoredTensor) and ref.nbytes]
+        stored = [ref for ref in found if isinstance(ref, StoredTensor) and ref.nbytes and ref.file.on_disk]
         by_file: dict[SourceFile, list[StoredTensor]] = {}
         for ref in stored:
             by_file.setdefault(ref.file, []).append(ref)

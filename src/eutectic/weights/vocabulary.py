@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from eutectic.errors import FormatError, SourceError
 from eutectic.weights.checkpoint import read_json
+from eutectic.weights.files import Place, open_file
 
 __all__ = ["TOKENIZER", "Vocabulary", "read_vocabulary"]
 
@@ -26,7 +26,7 @@ class Vocabulary:
     tokenizer.json describes it; `trained` is the number of the others.
     """
 
-    folder: Path
+    folder: Place
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
     trained: int
@@ -61,7 +61,7 @@ class Vocabulary:
         return Vocabulary(self.folder, ids, {**self.added, **added}, self.trained)
 
 
-def read_vocabulary(folder: Path) -> Vocabulary | None:
+def read_vocabulary(folder: Place) -> Vocabulary | None:
     """The tokens of the tokenizer in a model folder, or None where it has no tokenizer.
 
     Read are tokenizer.json, or else vocab.json or vocab.txt with added_tokens.json.
@@ -75,9 +75,10 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     if (folder / "vocab.json").is_file():
         trained = _numbers(read_json(folder / "vocab.json"), folder / "vocab.json")
     elif (folder / "vocab.txt").is_file():
-        lines = (folder / "vocab.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        file = open_file(folder / "vocab.txt")
+        lines = file.read(0, file.size).decode("utf-8", "replace").split("\n")
         trained = {line.rstrip("\r"): at for at, line in enumerate(lines[: -1 if lines[-1] == "" else None])}
-    elif any(folder.glob("*.model")):
+    elif any(entry.suffix == ".model" for entry in folder.iterdir()):
         raise SourceError(
             f"{folder}: its tokenizer is a SentencePiece model without a {TOKENIZER}; save it once with transformers "
             "(AutoTokenizer.from_pretrained(folder).save_pretrained(folder)), which writes that file"
@@ -90,7 +91,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     return Vocabulary(folder, {**trained, **added}, described, len(trained))
 
 
-def _from_tokenizer_json(folder: Path) -> Vocabulary:
+def _from_tokenizer_json(folder: Place) -> Vocabulary:
     path = folder / TOKENIZER
     document = read_json(path)
     model = document.get("model")
@@ -114,7 +115,7 @@ def _from_tokenizer_json(folder: Path) -> Vocabulary:
     return Vocabulary(folder, {**trained, **{token: entry["id"] for token, entry in added.items()}}, added, count)
 
 
-def _numbers(found: Mapping[str, Any], path: Path) -> dict[str, int]:
+def _numbers(found: Mapping[str, Any], path: Place) -> dict[str, int]:
     for token, number in found.items():
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < MOST_TOKENS:
             raise FormatError(f"{path}: the token {token[:40]!r} has the number {str(number)[:40]}")
