@@ -1,9 +1,8 @@
 """Least squares over the sums of a pass: coefficients, their standard errors, and what cannot be told apart.
 
-    minimise  sum_t |c_t - sum_i a_i p_i,t|^2 / v_t      over the tensors t, v_t the noise that rounding explains
+    minimise  sum_t |c_t - sum_i a_i p_i,t|^2 / v_t      over the tensors t, v_t the noise of one element
 
-with sum_i a_i = 1, or free. Weighting by 1 / v_t makes a tensor of large numbers, whose roundings are large, count as
-little as it should (generalised least squares, Aitken 1935).
+with sum_i a_i = 1, or free; elements are measured by their size, as the sums are.
 """
 
 from __future__ import annotations
@@ -71,24 +70,23 @@ def fit(sums: Sequence[Sums], *, free: bool = False) -> Fit:
     """One set of coefficients for all these tensors. `free`: their sum is free; else it is 1.
 
     >>> gram = np.array([[4.0, 0.0], [0.0, 2.0]])  # |p_0|^2, and |p_1 - p_0|^2
-    >>> half = Sums("w", 100, 0, gram, np.array([0.0, 1.0]), 0.5, np.zeros(2), 0.5, 1e-9, (100, 100))
+    >>> half = Sums("w", 100, 0, gram, np.array([0.0, 1.0]), 0.5, np.zeros(2), 0.5, 1e-9, 1e-11, (100, 100))
     >>> fit([half]).coefficients
     (0.5, 0.5)
     """
     size = len(sums[0].guess)
     columns = np.arange(0 if free else 1, size)
-    weights = [1 / t.noise if t.noise > 0 else 0.0 for t in sums]
+    weights = [1 / t.noise for t in sums]
     gram = sum((w * t.gram for w, t in zip(weights, sums, strict=True)), np.zeros((size, size)))[columns][:, columns]
     solution = np.zeros(size)
     for _ in range(2):  # the second time for the digits that the first left over
         pull = [w * (t.cross - t.gram @ (solution - t.guess)) for w, t in zip(weights, sums, strict=True)]
         step, pseudo, null, condition = solve(gram, np.sum(pull, axis=0)[columns])
         solution[columns] += step
-    elements = sum(t.elements for t in sums if t.noise > 0)
+    elements = sum(t.elements for t in sums)
     spare = max(elements - (len(columns) - null.shape[1]), 0)
     lefts = [t.left(solution) for t in sums]
-    weighed = sum(w * left for w, left in zip(weights, lefts, strict=True))
-    variance = weighed / spare if spare else math.inf
+    variance = sum(w * left for w, left in zip(weights, lefts, strict=True)) / spare if spare else math.inf
     # from columns to candidates: a = (1, 0, ..) + (x_0, x_1 - x_0, ..) b
     to = np.eye(size)
     to[0, 1:] = -1.0

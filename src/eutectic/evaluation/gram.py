@@ -4,7 +4,10 @@ With c the checkpoint, p_0 the reference and p_i the other candidates, all in fl
 
     x_0 = p_0,  x_i = p_i - p_0,  y = c - p_0,  e = y - X b      G = <x_i, x_j>,  h = <x_i, e>,  s = <e, e>
 
-Differences, because fine-tunes of one model are nearly parallel as raw weights and not at all as changes. The response
+every element divided by its size: the largest power of two up to |c|, |y| / 2 and |x_i| / 2, to which the rounding of c
+is proportional (generalised least squares, Aitken 1935). Small elements tell the most: rounding hides little of their
+change, while one that changes by less than half a unit in the last place does not change at all, which would bias an
+unweighted sum. Differences, because fine-tunes of one model are nearly parallel as raw weights and not at all as changes. The response
 is what a guess b of the coefficients leaves, not y itself: where the guess is right, s is of the size of the rounding,
 and no digits are lost in taking it from sums of the size of y. The guess is the tensor's own, from its first block, and
 improved as the sums grow. Blocks of one size in one order: the same sums whatever is read at a time.
@@ -39,7 +42,8 @@ _EXPONENT = np.uint64(0x7FF << 52)
 class Sums:
     """A tensor's sums. `gram` [k, k], `cross` [k] and `square` are G, h and s of the guess `guess` [k].
 
-    `change` is <y, y>; `rounding` is what rounding alone would leave of <e, e>; `differing` counts the elements
+    `change` is <y, y>; `rounding` is what rounding alone would leave of <e, e>, and `noise` what counts as such of one
+    element when tensors are weighed against one another (never zero); `differing` counts the elements
     unlike each candidate's; `nonfinite` those with NaN or infinity anywhere, which are in none of the other sums.
     """
 
@@ -52,12 +56,8 @@ class Sums:
     guess: np.ndarray
     change: float
     rounding: float
+    noise: float
     differing: tuple[int, ...]
-
-    @property
-    def noise(self) -> float:
-        """What rounding leaves of the square of one element."""
-        return self.rounding / max(self.elements, 1)
 
     def left(self, coefficients: np.ndarray) -> float:
         """The sum of squares that these coefficients of x leave: |y - X b|^2."""
@@ -110,7 +110,7 @@ class _Running:
         self.guess = np.zeros(count)
         self.differing = np.zeros(count, dtype=np.int64)
         self.blocks = self.nonfinite = self.bits = 0
-        self.change = self.stored = self.single = 0.0
+        self.change = self.stored = self.partial = 0.0
 
     def add(self, raws: Sequence[np.ndarray], dtypes: Sequence[str]) -> None:
         if self.dtype in ("F32", "F64"):
@@ -136,12 +136,16 @@ class _Running:
         if not finite.all():
             self.nonfinite += len(c) - int(np.count_nonzero(finite))
             c, rows = c[finite], rows[:, finite]
+        least = 2.0 ** _PRECISION[self.dtype][1]
+        stored, partial = _binades(c, least), _binades(np.maximum(np.abs(c), np.abs(rows[0])), least)
+        size = np.maximum(stored, _binades(np.abs(rows[1:]).max(axis=0), least) / 2)
+        rows /= size
         y = rows[-1].copy()
         self.change += float(y @ y)
-        size = _binades(c, 2.0 ** _PRECISION[self.dtype][1])
-        self.stored += float(size @ size)
-        size = _binades(np.maximum(np.abs(c), np.abs(rows[0])), 2.0**-126)
-        self.single += float(size @ size)
+        stored /= size
+        self.stored += float(stored @ stored)
+        partial /= size
+        self.partial += float(partial @ partial)
         if not self.blocks:
             self.guess = _first_guess(rows[:-1], y)
         for b, x in zip(self.guess, rows[:-1], strict=True):
@@ -167,24 +171,19 @@ class _Running:
         return upper + np.triu(upper, 1).T
 
     def sums(self, name: str, elements: int) -> Sums:
-        gram = self._gram()
-        return Sums(
-            name, elements - self.nonfinite, self.nonfinite, gram, self.products[:-1, -1].copy(),
-            float(self.products[-1, -1]), self.guess, self.change, self._rounding(gram), tuple(map(int, self.differing)),
-        )  # fmt: skip
-
-    def _rounding(self, gram: np.ndarray) -> float:
-        """What rounding explains: one to the stored type, and one in float32 (or wider) for each source added.
+        """What has been summed. Rounding: one to the stored type, and one in float32 (or wider) for each source added.
 
         A rounding to p bits of a number in [2^e, 2^(e+1)) has the mean square 2^(2 (e - p + 1)) / 12. Partial sums are
-        taken to be as large as the larger of c and p_0. No less than what rounding the changes would leave, so that
-        an element that happens to be zero does not count as infinitely precise.
+        taken to be as large as the larger of c and p_0.
         """
-        bits = self._precision()
-        stored = self.stored * 4.0 ** (1 - bits)
-        summed = self.single * 4.0 ** (1 - max(bits, 24)) * self.count
-        changes = float(np.diagonal(gram)[1:].max(initial=0.0)) * 4.0**-bits
-        return max(stored + summed, changes) / 12
+        bits, elements = self._precision(), elements - self.nonfinite
+        unit = 4.0 ** (1 - bits) / 12
+        rounding = unit * self.stored + 4.0 ** (1 - max(bits, 24)) / 12 * self.partial * self.count
+        return Sums(
+            name, elements, self.nonfinite, self._gram(), self.products[:-1, -1].copy(), float(self.products[-1, -1]),
+            self.guess, self.change, rounding, max(rounding / max(elements, 1), unit / 16),
+            tuple(map(int, self.differing)),
+        )  # fmt: skip
 
     def _precision(self) -> int:
         """The significant bits that the values use: bfloat16 stored as float32 has 8."""
