@@ -44,7 +44,7 @@ class Sums:
 
     `change` is <y, y>; `rounding` is what rounding alone would leave of <e, e>, and `noise` what counts as such of one
     element when tensors are weighed against one another (never zero); `differing` counts the elements
-    unlike each candidate's; `nonfinite` those with NaN or infinity anywhere, which are in none of the other sums.
+    unlike each candidate's; `angle` is the one between the first two, as whole vectors, in radians; `nonfinite` those with NaN or infinity anywhere, which are in none of the other sums.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Sums:
     rounding: float
     noise: float
     differing: tuple[int, ...]
+    angle: float | None = None
 
     def left(self, coefficients: np.ndarray) -> float:
         """The sum of squares that these coefficients of x leave: |y - X b|^2."""
@@ -109,6 +110,7 @@ class _Running:
         self.products = np.zeros((count + 1, count + 1))
         self.guess = np.zeros(count)
         self.differing = np.zeros(count, dtype=np.int64)
+        self.plain = np.zeros(3)  # |p_0|^2, <p_0, x_1>, |x_1|^2, not divided by anything
         self.blocks = self.nonfinite = self.bits = 0
         self.change = self.stored = self.partial = 0.0
 
@@ -136,6 +138,8 @@ class _Running:
         if not finite.all():
             self.nonfinite += len(c) - int(np.count_nonzero(finite))
             c, rows = c[finite], rows[:, finite]
+        if self.count > 1:
+            self.plain += [float(rows[i] @ rows[j]) for i, j in ((0, 0), (0, 1), (1, 1))]
         least = 2.0 ** _PRECISION[self.dtype][1]
         stored, partial = _binades(c, least), _binades(np.maximum(np.abs(c), np.abs(rows[0])), least)
         size = np.maximum(stored, _binades(np.abs(rows[1:]).max(axis=0), least) / 2)
@@ -182,8 +186,16 @@ class _Running:
         return Sums(
             name, elements, self.nonfinite, self._gram(), self.products[:-1, -1].copy(), float(self.products[-1, -1]),
             self.guess, self.change, rounding, max(rounding / max(elements, 1), unit / 16),
-            tuple(map(int, self.differing)),
+            tuple(map(int, self.differing)), self._angle(),
         )  # fmt: skip
+
+    def _angle(self) -> float | None:
+        first, across, change = map(float, self.plain)
+        second = first + 2 * across + change
+        if min(first, second) <= 0:
+            return None
+        # the part of x_1 across p_0, over the part of p_1 along it: the cosine alone is blind to small angles
+        return math.atan2(math.sqrt(max(0.0, change * first - across * across)), first + across)
 
     def _precision(self) -> int:
         """The significant bits that the values use: bfloat16 stored as float32 has 8."""

@@ -26,7 +26,10 @@ from eutectic.weights import digest
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
 from eutectic.weights.sink import Shard
 
-__all__ = ["LOCK", "RECIPE", "Parent", "fingerprint", "lock_document", "parents_of", "side_files"]
+__all__ = [
+    "CARD", "LOCK", "RECIPE", "Parent", "fingerprint", "front_matter", "lock_document", "parents_of", "public_name",
+    "side_files",
+]  # fmt: skip
 
 LOCK = "recipe.lock.json"
 RECIPE = "recipe.yaml"
@@ -58,27 +61,31 @@ def parents_of(plan: Plan) -> list[Parent]:
 def _parent(leaf: Leaf) -> Parent:
     path = (leaf.checkpoint.path or Path(leaf.label)).absolute()
     folder = path if path.is_dir() else path.parent
+    licence = front_matter(folder / CARD).get("license")
+    return Parent(leaf, *public_name(path), licence if isinstance(licence, str) else None)
+
+
+def public_name(path: Path) -> tuple[str, str | None]:
+    """What to call a source in public: its hub id and revision if it lies in the hub's cache, else its own name."""
+    path = path.absolute()
     cached = _HUB_CACHE.search(path.as_posix())
     if cached:
-        name, revision = "/".join(part for part in cached.group(1, 2) if part), cached[3]
-    else:
-        name, revision = (path.name if path.is_dir() else path.stem), None
-    return Parent(leaf, name, revision, _licence(folder / CARD))
+        return "/".join(part for part in cached.group(1, 2) if part), cached[3]
+    return (path.name if path.is_dir() else path.stem), None
 
 
-def _licence(card: Path) -> str | None:
-    """The licence that a model card's front matter states."""
+def front_matter(card: Path) -> dict[str, Any]:
+    """What the front matter of a model card states; {} where there is no card, or none that can be read."""
     if not card.is_file():
-        return None
+        return {}
     with open(card, encoding="utf-8", errors="replace") as stream:
         text = stream.read(1 << 16)
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         stated = yaml.safe_load(front[1]) if front else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # a card that cannot be read states no licence
-        return None
-    found = stated.get("license") if isinstance(stated, dict) else None
-    return found if isinstance(found, str) else None
+    except (yaml.YAMLError, ValueError, RecursionError):  # a card that cannot be read states nothing
+        return {}
+    return stated if isinstance(stated, dict) else {}
 
 
 def licence_warning(parents: list[Parent]) -> str | None:
