@@ -155,7 +155,7 @@ def _label(run: Sequence[Part]) -> str:
 
 
 def _value(value: float | None) -> str:
-    return "?" if value is None else f"{value + 0.0:.4f}"
+    return "?" if value is None else f"{round(value, 4) + 0.0:.4f}"
 
 
 def _error(error: float | None) -> str:

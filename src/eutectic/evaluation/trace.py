@@ -26,6 +26,7 @@ from eutectic.weights.checkpoint import Checkpoint
 __all__ = ["NEGLIGIBLE", "Part", "Trace", "trace"]
 
 NEGLIGIBLE = 1e-3  # coefficients up to this, or up to three standard errors, count as no part
+LEANING = 0.05  # and up to this or five, where the merge was not linear: what it leaves leans on any candidate a little
 MOST_SHOWN = 6
 
 
@@ -73,11 +74,18 @@ class Trace:
     def parents(self) -> tuple[str, ...]:
         """Candidates with a part in the checkpoint: coefficients that are not negligible, or not known and not zero.
 
-        Of candidates that cannot be told apart all are named, if their sum is not negligible.
+        Where the merge was not linear, only what is far from zero counts. Of candidates that cannot be told apart all are named, if their sum is not negligible.
         """
         if self.equal_to:
             return self.equal_to
-        return tuple(name for i, name in enumerate(self.candidates) if any(_takes_part(f, i) for f in self.parts))
+        return tuple(name for i, name in enumerate(self.candidates) if any(self._takes_part(f, i) for f in self.parts))
+
+    def _takes_part(self, found: Fit, i: int) -> bool:
+        least, errors = (LEANING, 5) if self.kind == "not_linear" else (NEGLIGIBLE, 3)
+        value, error = found.coefficients[i], found.errors[i]
+        if value is not None:
+            return abs(value) > max(least, errors * (error or 0.0))
+        return any(i in t.members and (t.total is None or abs(t.total) > least) for t in found.together)
 
 
 def trace(
@@ -201,13 +209,6 @@ def _parts(groups: Sequence[tuple[str, list[Sums]]], free: bool, *, stop: bool =
 def _over_rounding(t: Sums, solution: np.ndarray) -> float:
     left = t.left(solution)
     return math.sqrt(left / t.rounding) if t.rounding else math.inf if left else 0.0
-
-
-def _takes_part(found: Fit, i: int) -> bool:
-    value, error = found.coefficients[i], found.errors[i]
-    if value is not None:
-        return abs(value) > max(NEGLIGIBLE, 3 * (error or 0.0))
-    return any(i in t.members and (t.total is None or abs(t.total) > NEGLIGIBLE) for t in found.together)
 
 
 def _slerp(sums: Sequence[Sums], tensors: Sequence[Part]) -> tuple[float, float] | None:
