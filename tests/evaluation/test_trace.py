@@ -29,9 +29,7 @@ def models(make_model: Callable[..., Path], tmp_path: Path) -> Callable[[str], M
         shapes = {"embed.weight": (90, 32), "norm.weight": (32,)}
         for layer in range(LAYERS):
             shapes |= {f"layers.{layer}.mlp.weight": (64, 32), f"layers.{layer}.norm.weight": (32,)}
-        base = {
-            n: (0.02 if len(s) > 1 else 0.1) * random.standard_normal(s) + (len(s) == 1) for n, s in shapes.items()
-        }
+        base = {n: (0.02 if len(s) > 1 else 0.1) * random.standard_normal(s) + (len(s) == 1) for n, s in shapes.items()}
         made: Models = {}
         for name in ("base", "a", "b", "c", "idle"):
             change = 0.0 if name == "base" else 0.01
@@ -97,9 +95,7 @@ def test_task_arithmetic(models: Callable[[str], Models], tmp_path: Path, dtype:
     assert without.kind == "not_linear" and "not linear" in verdict(without)
 
 
-def test_more_than_the_whole_is_task_arithmetic_on_a_candidate(
-    models: Callable[[str], Models], tmp_path: Path
-) -> None:
+def test_more_than_the_whole_is_task_arithmetic_on_a_candidate(models: Callable[[str], Models], tmp_path: Path) -> None:
     made = models("float32")
     out = merge(made, tmp_path / "out", "task_arithmetic", {"a": 0.8, "b": 0.7}, "base")
     found = find(out, made, "a", "b", "base")
@@ -200,9 +196,7 @@ def test_layers_in_which_two_candidates_are_equal(
     models: Callable[[str], Models], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     made = models("float32")
-    a, b = (
-        {n: t.to_numpy() for n, t in open_checkpoint(made[name]).items()} for name in ("a", "b")
-    )
+    a, b = ({n: t.to_numpy() for n, t in open_checkpoint(made[name]).items()} for name in ("a", "b"))
     made["mixed"] = make_model("mixed", {n: a[n] if n.startswith("layers.1") else b[n] for n in a})
     out = merge(made, tmp_path / "out", "linear", {"a": 0.3, "mixed": 0.7})
     found = find(out, made, "c", "a", "mixed")

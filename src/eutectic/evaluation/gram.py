@@ -66,9 +66,7 @@ class Sums:
         return max(0.0, float(self.square - 2 * step @ self.cross + step @ self.gram @ step))
 
 
-def sum_tensor(
-    tensor: TensorRef, candidates: Sequence[TensorRef], report: Callable[[int], None] | None = None
-) -> Sums:
+def sum_tensor(tensor: TensorRef, candidates: Sequence[TensorRef], report: Callable[[int], None] | None = None) -> Sums:
     """The sums of one tensor over its candidates (the reference first): floats of one shape.
 
     `report` is called with the number of the tensor's bytes done since the last call.
@@ -217,7 +215,6 @@ def _first_guess(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     lengths = np.sqrt(np.einsum("ij,ij->i", x, x))
     scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     return np.linalg.lstsq((x * scale[:, None]).T, y, rcond=1e-9)[0] * scale if y.size else scale
-
 
 
 def _pieces(tensor: TensorRef, candidates: Sequence[TensorRef]) -> Iterator[list[np.ndarray]]:
