@@ -39,7 +39,7 @@ def models(make_model: Callable[..., Path], tmp_path: Path) -> Callable[[str], M
             }
             made[name] = make_model(f"{dtype}-{name}", tensors)
             if dtype != "float32":  # written in the type by a merge of one
-                recipe = {"merge_method": "linear", "models": [{"model": str(made[name])}], "dtype": dtype}
+                recipe = {"merge_method": "passthrough", "models": [{"model": str(made[name])}], "dtype": dtype}
                 eutectic.merge(recipe, tmp_path / "stored" / name)
                 made[name] = tmp_path / "stored" / name
         return made
@@ -138,7 +138,7 @@ def test_ties_is_not_linear(models: Callable[[str], Models], tmp_path: Path, dty
     made = models(dtype)
     settings = {"weight": 0.5, "density": 0.3}
     out = merge(made, tmp_path / "out", "ties", {"a": settings, "b": settings}, "base")
-    found = find(out, made, "a", "b", "idle", base="base")
+    found = find(out, made, "base", "a", "b", "idle", base="base")
     assert found.kind == "not_linear" and verdict(found).startswith("not linear in these candidates")
     assert found.whole.over_rounding > 10 and {"a", "b"} <= set(found.parents) and "idle" not in found.parents
     assert found.shares[0] > 0.2  # what was trimmed is the base's
@@ -208,7 +208,7 @@ def test_layers_in_which_two_candidates_are_equal(
 def test_bfloat16_values_stored_as_float32(models: Callable[[str], Models], tmp_path: Path) -> None:
     made = models("bfloat16")
     merge(made, tmp_path / "short", "linear", {"a": 0.3, "b": 0.7})
-    recipe = {"merge_method": "linear", "models": [{"model": str(tmp_path / "short")}], "dtype": "float32"}
+    recipe = {"merge_method": "passthrough", "models": [{"model": str(tmp_path / "short")}], "dtype": "float32"}
     eutectic.merge(recipe, tmp_path / "long")
     found = find(tmp_path / "long", made, "a", "b", "c")
     assert found.kind == "linear" and 0.5 < found.whole.over_rounding < 1.5

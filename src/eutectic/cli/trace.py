@@ -77,7 +77,7 @@ def trace(checkpoint: Path, candidates: tuple[str, ...], base: str | None, every
 
 def _labelled(paths: tuple[str, ...], base: str | None) -> tuple[dict[str, Checkpoint], str | None]:
     """The candidates by short names, the base (which may be among them) first; paths where names would clash."""
-    ordered = list(dict.fromkeys([*([base] if base else []), *paths]))
+    ordered: list[str] = list(dict.fromkeys((base, *paths) if base else paths))
     if base:
         same = os.path.realpath(base)
         ordered = [path for path in ordered if path == base or os.path.realpath(path) != same]

@@ -78,11 +78,15 @@ def fit(sums: Sequence[Sums], *, free: bool = False) -> Fit:
     columns = np.arange(0 if free else 1, size)
     weights = [1 / t.noise for t in sums]
     gram = sum((w * t.gram for w, t in zip(weights, sums, strict=True)), np.zeros((size, size)))[columns][:, columns]
+
+    def pull(at: np.ndarray) -> np.ndarray:
+        """Half the gradient of what is minimised."""
+        pulls = [w * (t.cross - t.gram @ (at - t.guess)) for w, t in zip(weights, sums, strict=True)]
+        return np.sum(pulls, axis=0)[columns]
+
     solution = np.zeros(size)
-    for _ in range(2):  # the second time for the digits that the first left over
-        pull = [w * (t.cross - t.gram @ (solution - t.guess)) for w, t in zip(weights, sums, strict=True)]
-        step, pseudo, null, condition = solve(gram, np.sum(pull, axis=0)[columns])
-        solution[columns] += step
+    solution[columns], pseudo, null, condition = solve(gram, pull(solution))
+    solution[columns] += pseudo @ pull(solution)  # the digits that the first solution left over
     elements = sum(t.elements for t in sums)
     spare = max(elements - (len(columns) - null.shape[1]), 0)
     lefts = [t.left(solution) for t in sums]

@@ -7,7 +7,9 @@ With c the checkpoint, p_0 the reference and p_i the other candidates, all in fl
 every element divided by its size: the largest power of two up to |c|, |y| / 2 and |x_i| / 2, to which the rounding of c
 is proportional (generalised least squares, Aitken 1935). Small elements tell the most: rounding hides little of their
 change, while one that changes by less than half a unit in the last place does not change at all, which would bias an
-unweighted sum. Differences, because fine-tunes of one model are nearly parallel as raw weights and not at all as changes. The response
+unweighted sum.
+
+Differences, because fine-tunes of one model are nearly parallel as raw weights and not at all as changes. The response
 is what a guess b of the coefficients leaves, not y itself: where the guess is right, s is of the size of the rounding,
 and no digits are lost in taking it from sums of the size of y. The guess is the tensor's own, from its first block, and
 improved as the sums grow. Blocks of one size in one order: the same sums whatever is read at a time.
@@ -43,8 +45,9 @@ class Sums:
     """A tensor's sums. `gram` [k, k], `cross` [k] and `square` are G, h and s of the guess `guess` [k].
 
     `change` is <y, y>; `rounding` is what rounding alone would leave of <e, e>, and `noise` what counts as such of one
-    element when tensors are weighed against one another (never zero); `differing` counts the elements
-    unlike each candidate's; `angle` is the one between the first two, as whole vectors, in radians; `nonfinite` those with NaN or infinity anywhere, which are in none of the other sums.
+    element when tensors are weighed against one another (never zero); `differing` counts the elements unlike each
+    candidate's; `nonfinite` those with NaN or infinity anywhere, which are in none of the other sums; `angle` is the
+    one between the first two candidates, as whole vectors, in radians.
     """
 
     name: str

@@ -72,9 +72,10 @@ class Trace:
 
     @cached_property
     def parents(self) -> tuple[str, ...]:
-        """Candidates with a part in the checkpoint: coefficients that are not negligible, or not known and not zero.
+        """Candidates with a part in the checkpoint: coefficients that are not negligible.
 
-        Where the merge was not linear, only what is far from zero counts. Of candidates that cannot be told apart all are named, if their sum is not negligible.
+        Where the merge was not linear, only what is far from zero counts. Of candidates that cannot be told apart all
+        are named, if their sum is not negligible or not known.
         """
         if self.equal_to:
             return self.equal_to
