@@ -228,7 +228,11 @@ def test_least_squares_in_float64(make_model: Callable[..., Path]) -> None:
     size = np.maximum(binade(child.astype(np.float64)), binade(np.max(np.abs([*x, y]), axis=0)) / 2)
     x, y = x / size, y / size
     b, (square,), *_ = np.linalg.lstsq(x.T, y, rcond=None)
-    errors = np.sqrt(square / (500 - 2) * np.diagonal(np.linalg.inv(x @ x.T)))
+    inverse = np.linalg.inv(x @ x.T)
+    alike = square / (500 - 2) * np.diagonal(inverse)
+    free = np.stack([p[0] / size, *x])  # the guess's own residual is that of a free sum
+    e = y - np.linalg.lstsq(free.T, y, rcond=None)[0] @ free
+    errors = np.sqrt(np.maximum(alike, np.diagonal(inverse @ ((x * e) @ (x * e).T) @ inverse)))
     assert np.allclose(found.whole.coefficients, [1 - b.sum(), *b], rtol=1e-10)
     assert np.allclose(np.array(found.whole.errors[1:], float), errors, rtol=1e-8)
     assert found.whole.residual == pytest.approx(np.sqrt(square / (y @ y)), rel=1e-8)

@@ -2,7 +2,8 @@
 
     minimise  sum_t |c_t - sum_i a_i p_i,t|^2 / v_t      over the tensors t, v_t the noise of one element
 
-with sum_i a_i = 1, or free; elements are measured by their size, as the sums are.
+with sum_i a_i = 1, or free; elements are measured by their size, as the sums are. Of the standard error that holds
+where all errors are alike and the one that holds where they grow with the changes (White 1980), the larger is given.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def fit(sums: Sequence[Sums], *, free: bool = False) -> Fit:
     """One set of coefficients for all these tensors. `free`: their sum is free; else it is 1.
 
     >>> gram = np.array([[4.0, 0.0], [0.0, 2.0]])  # |p_0|^2, and |p_1 - p_0|^2
-    >>> half = Sums("w", 100, 0, gram, np.array([0.0, 1.0]), 0.5, np.zeros(2), 0.5, 1e-9, 1e-11, (100, 100))
+    >>> cross, none = np.array([0.0, 1.0]), np.zeros(2)
+    >>> half = Sums("w", 100, 0, gram, cross, 0.5, none, 0.5, 1e-9, 1e-11, (100, 100), np.zeros((2, 2)))
     >>> fit([half]).coefficients
     (0.5, 0.5)
     """
@@ -95,13 +97,18 @@ def fit(sums: Sequence[Sums], *, free: bool = False) -> Fit:
     to = np.eye(size)
     to[0, 1:] = -1.0
     values = to @ solution + np.eye(size)[0]
-    spread = np.einsum("ij,jk,ik->i", to[:, columns], pseudo, to[:, columns])
+    across = to[:, columns] @ pseudo
+    scatter = sum((w * w * t.scatter for w, t in zip(weights, sums, strict=True)), np.zeros((size, size)))
+    spread = np.maximum(
+        np.einsum("ij,ij->i", across, to[:, columns]) * (variance if spare else 0.0),
+        np.einsum("ij,jk,ik->i", across, scatter[columns][:, columns], across),
+    )
     lost = _lost(to[:, columns] @ null)
     known = np.diagonal(lost) <= APART
     change = math.sqrt(sum(t.change for t in sums))
     return Fit(
         tuple(float(v) if k else None for v, k in zip(values, known, strict=True)),
-        tuple(math.sqrt(variance * max(s, 0.0)) if k and spare else None for s, k in zip(spread, known, strict=True)),
+        tuple(math.sqrt(max(s, 0.0)) if k and spare else None for s, k in zip(spread, known, strict=True)),
         tuple(_together(lost, values)),
         condition,
         math.sqrt(sum(lefts)) / change if change else 0.0,

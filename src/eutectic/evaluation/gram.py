@@ -46,8 +46,9 @@ class Sums:
 
     `change` is <y, y>; `rounding` is what rounding alone would leave of <e, e>, and `noise` what counts as such of one
     element when tensors are weighed against one another (never zero); `differing` counts the elements unlike each
-    candidate's; `nonfinite` those with NaN or infinity anywhere, which are in none of the other sums; `angle` is the
-    one between the first two candidates, as whole vectors, in radians.
+    candidate's; `scatter` [k, k] is <e^2 x_i, x_j>, with e as the guess stood at that element, which tells of errors
+    that are larger where x is; `nonfinite` counts the elements with NaN or infinity anywhere, which are in none of the
+    other sums; `angle` is the one between the first two candidates, as whole vectors, in radians.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Sums:
     rounding: float
     noise: float
     differing: tuple[int, ...]
+    scatter: np.ndarray
     angle: float | None = None
 
     def left(self, coefficients: np.ndarray) -> float:
@@ -109,6 +111,7 @@ class _Running:
         self.dtype, self.count = dtype, count
         self.rows = np.empty((count + 1, BLOCK))  # x_0 .. x_k-1, then e
         self.products = np.zeros((count + 1, count + 1))
+        self.scatter = np.zeros((count, count))
         self.guess = np.zeros(count)
         self.differing = np.zeros(count, dtype=np.int64)
         self.plain = np.zeros(3)  # |p_0|^2, <p_0, x_1>, |x_1|^2, not divided by anything
@@ -159,21 +162,21 @@ class _Running:
         for i, row in enumerate(rows):
             for j in range(i, len(rows)):
                 self.products[i, j] += float(row @ rows[j])
+        moved = rows[:-1] * rows[-1]
+        for i, row in enumerate(moved):
+            for j in range(i, len(moved)):
+                self.scatter[i, j] += float(row @ moved[j])
         self.blocks += 1
         if not self.blocks & (self.blocks - 1):
             self._improve()
 
     def _improve(self) -> None:
         """Move the guess to where the sums so far put it, and the sums with it."""
-        gram, cross = self._gram(), self.products[:-1, -1]
+        gram, cross = _mirrored(self.products[:-1, :-1]), self.products[:-1, -1]
         step = solve(gram, cross)[0]
         self.products[-1, -1] = max(0.0, self.products[-1, -1] - 2 * step @ cross + step @ gram @ step)
         self.products[:-1, -1] = cross - gram @ step
         self.guess = self.guess + step
-
-    def _gram(self) -> np.ndarray:
-        upper = np.triu(self.products[:-1, :-1])
-        return upper + np.triu(upper, 1).T
 
     def sums(self, name: str, elements: int) -> Sums:
         """What has been summed. Rounding: one to the stored type, and one in float32 (or wider) for each source added.
@@ -185,9 +188,10 @@ class _Running:
         unit = 4.0 ** (1 - bits) / 12
         rounding = unit * self.stored + 4.0 ** (1 - max(bits, 24)) / 12 * self.partial * self.count
         return Sums(
-            name, elements, self.nonfinite, self._gram(), self.products[:-1, -1].copy(), float(self.products[-1, -1]),
-            self.guess, self.change, rounding, max(rounding / max(elements, 1), unit / 16),
-            tuple(map(int, self.differing)), self._angle(),
+            name, elements, self.nonfinite, _mirrored(self.products[:-1, :-1]), self.products[:-1, -1].copy(),
+            float(self.products[-1, -1]), self.guess, self.change, rounding,
+            max(rounding / max(elements, 1), unit / 16), tuple(map(int, self.differing)), _mirrored(self.scatter),
+            self._angle(),
         )  # fmt: skip
 
     def _angle(self) -> float | None:
@@ -206,6 +210,12 @@ class _Running:
             return bits
         used = bits - ((mantissa & -mantissa).bit_length() - 1)
         return min(p for p in (8, 11, 24, 53) if p >= min(used, bits)) if self.dtype in ("F32", "F64") else bits
+
+
+def _mirrored(upper: np.ndarray) -> np.ndarray:
+    """A symmetric matrix from its upper triangle."""
+    upper = np.triu(upper)
+    return upper + np.triu(upper, 1).T
 
 
 def _binades(values: np.ndarray, least: float) -> np.ndarray:
