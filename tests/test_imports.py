@@ -38,6 +38,7 @@ def test_looking_loads_no_framework(family: dict[str, Path], write_recipe: Calla
     for arguments in (
         ["--help"], ["merge", "--help"], ["plan", "--help"], ["inspect", a], ["inspect", a, "--json"],
         ["plan", recipe], ["plan", recipe, "--json"], ["diff", a, b, "--headers-only"],
+        ["trace", a, "--among", a, b],
         ["list", "methods"], ["list", "methods", "--json"],
     ):  # fmt: skip
         assert not loaded_by(command(*arguments, code=1)) & HEAVY, arguments

@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": ("eutectic.cli.plan:plan", "Foretell a merge: tensors, bytes, memory; reads headers only."),
     "inspect": ("eutectic.cli.inspect:inspect", "Show what a checkpoint holds; reads headers only."),
     "diff": ("eutectic.cli.diff:diff", "Compare two checkpoints: names, shapes, types, values."),
+    "trace": ("eutectic.cli.trace:trace", "Find what a checkpoint was merged from, among candidates."),
     "verify": ("eutectic.cli.verify:verify", "Check a merged folder against its recorded hashes."),
     "new": ("eutectic.cli.new:new", "Write a commented recipe to start from."),
     "schema": ("eutectic.cli.schema:schema", "Print the JSON schema of recipes, for editors."),

@@ -27,7 +27,10 @@ from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
 from eutectic.weights.files import Place, RemotePath, open_file
 from eutectic.weights.sink import Shard
 
-__all__ = ["LOCK", "RECIPE", "Parent", "cached_identity", "fingerprint", "lock_document", "parents_of", "side_files"]
+__all__ = [
+    "CARD", "LOCK", "RECIPE", "Parent", "cached_identity", "fingerprint", "front_matter", "lock_document", "parents_of",
+    "public_name", "side_files",
+]  # fmt: skip
 
 LOCK = "recipe.lock.json"
 RECIPE = "recipe.yaml"
@@ -57,14 +60,10 @@ def parents_of(plan: Plan) -> list[Parent]:
 
 
 def _parent(leaf: Leaf) -> Parent:
-    place = leaf.checkpoint.path
-    if isinstance(place, RemotePath):
-        name, revision = place.identity
-        return Parent(leaf, name, revision, _licence((place if place.is_dir() else place.parent) / CARD))
-    path = (place or Path(leaf.label)).absolute()
+    path = leaf.checkpoint.path or Path(leaf.label)
     folder = path if path.is_dir() else path.parent
-    name, revision = cached_identity(path) or ((path.name if path.is_dir() else path.stem), None)
-    return Parent(leaf, name, revision, _licence(folder / CARD))
+    licence = front_matter(folder / CARD).get("license")
+    return Parent(leaf, *public_name(path), licence if isinstance(licence, str) else None)
 
 
 def cached_identity(path: Path) -> tuple[str, str] | None:
@@ -73,19 +72,26 @@ def cached_identity(path: Path) -> tuple[str, str] | None:
     return ("/".join(part for part in cached.group(1, 2) if part), cached[3]) if cached else None
 
 
-def _licence(card: Place) -> str | None:
-    """The licence that a model card's front matter states."""
+def public_name(path: Place) -> tuple[str, str | None]:
+    """What to call a source in public: its hub id and revision where they are known, else its own name."""
+    if isinstance(path, RemotePath):
+        return path.identity
+    path = path.absolute()
+    return cached_identity(path) or ((path.name if path.is_dir() else path.stem), None)
+
+
+def front_matter(card: Place) -> dict[str, Any]:
+    """What the front matter of a model card states; {} where there is no card, or none that can be read."""
     if not card.is_file():
-        return None
+        return {}
     file = open_file(card)
     text = file.read(0, min(file.size, 1 << 16)).decode("utf-8", "replace")
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         stated = yaml.safe_load(front[1]) if front else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # a card that cannot be read states no licence
-        return None
-    found = stated.get("license") if isinstance(stated, dict) else None
-    return found if isinstance(found, str) else None
+    except (yaml.YAMLError, ValueError, RecursionError):  # a card that cannot be read states nothing
+        return {}
+    return stated if isinstance(stated, dict) else {}
 
 
 def licence_warning(parents: list[Parent]) -> str | None:
