@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from eutectic.errors import FormatError, RecipeError
@@ -13,6 +12,7 @@ from eutectic.evaluation.trace import Trace
 from eutectic.recipes.document import load_document
 from eutectic.recipes.provenance import CARD, LOCK, RECIPE, front_matter, public_name
 from eutectic.weights.checkpoint import Checkpoint, read_json
+from eutectic.weights.files import Place
 
 __all__ = ["Declared", "Lineage", "declared_parents", "licence_of", "trace_lineage"]
 
@@ -72,7 +72,7 @@ def trace_lineage(checkpoint: Checkpoint, candidates: Mapping[str, Checkpoint], 
     )
 
 
-def declared_parents(folder: Path) -> tuple[list[Declared], list[str]]:
+def declared_parents(folder: Place) -> tuple[list[Declared], list[str]]:
     """The parents that the lock file, the recipe and the model card in `folder` name, and what could not be read."""
     declared: dict[tuple[str, str], Declared] = {}
     unreadable = []
@@ -125,7 +125,7 @@ def _models(data: Any) -> Iterator[str]:
                 yield from _models(value)
 
 
-def _folder(checkpoint: Checkpoint) -> Path | None:
+def _folder(checkpoint: Checkpoint) -> Place | None:
     if checkpoint.path is None:
         return None
     return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
