@@ -141,6 +141,17 @@ def test_a_model_with_an_adapter_is_a_candidate(
     assert found["kind"] == "linear" and values == pytest.approx({"base": 0.1, "one": 0.6, "two": 0.3}, abs=1e-5)
 
 
+def test_models_of_the_hub(
+    cli: Callable[..., Result], experts: dict[str, Path], child: Path, serve_hub: Callable[..., Any]
+) -> None:
+    serve_hub({"org/child": child, "org/a": experts["a"], "other/b": experts["b"]})
+    found = facts(cli("trace", "org/child", "--among", "org/a", "other/b", "--json"))
+    assert found["kind"] == "linear" and found["parents"] == ["a", "b"] and found["lineage"]["undeclared"] == []
+    assert found["whole"]["coefficients"]["b"] == pytest.approx(0.7, abs=1e-6)
+    assert [entry["file"] for entry in found["lineage"]["declared"]][:1] == ["recipe.lock.json"]
+    assert found["candidates"][1]["licence"] == "cc-by-nc-4.0"
+
+
 def test_wrong_use(cli: Callable[..., Result], experts: dict[str, Path], child: Path) -> None:
     assert cli("trace", child).exit_code == 2
     assert "Missing argument 'CHECKPOINT'" in cli("trace", "--among", experts["a"], child).stderr
