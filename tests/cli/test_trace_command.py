@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import Result
+from safetensors.numpy import save_file
 
 import eutectic
 
@@ -113,6 +114,42 @@ def test_a_recipe_is_a_candidate_and_a_checkpoint(
     found = facts(cli("trace", recipe, "--among", experts["a"], experts["b"], "--json"))
     assert found["checkpoint"] is None and found["whole"]["coefficients"]["a"] == pytest.approx(0.5, abs=1e-6)
     assert facts(cli("trace", recipe, "--among", recipe, "--json"))["kind"] == "equal"
+
+
+def test_a_model_with_an_adapter_is_a_candidate(
+    cli: Callable[..., Result], make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(8)
+    base = make_model("base", {"layers.0.q.weight": random.standard_normal((20, 30)).astype("f4")})
+    for name in ("one", "two"):
+        adapter = tmp_path / name
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+        pair = {"A": random.standard_normal((2, 30)), "B": random.standard_normal((20, 2))}
+        save_file(
+            {f"base_model.model.layers.0.q.lora_{k}.weight": v.astype("f4") for k, v in pair.items()},
+            adapter / "adapter_model.safetensors",
+        )
+    sources = [
+        {"model": f"{base}+{tmp_path / n}", "parameters": {"weight": w}} for n, w in (("one", 0.6), ("two", 0.3))
+    ]
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "models": sources}
+    eutectic.merge(recipe, tmp_path / "child")
+    paths = [f"{base}+{tmp_path / name}" for name in ("one", "two")]
+    found = facts(cli("trace", tmp_path / "child", "--base", base, "--among", *paths, "--json"))
+    values = found["whole"]["coefficients"]
+    assert found["kind"] == "linear" and values == pytest.approx({"base": 0.1, "one": 0.6, "two": 0.3}, abs=1e-5)
+
+
+def test_models_of_the_hub(
+    cli: Callable[..., Result], experts: dict[str, Path], child: Path, serve_hub: Callable[..., Any]
+) -> None:
+    serve_hub({"org/child": child, "org/a": experts["a"], "other/b": experts["b"]})
+    found = facts(cli("trace", "org/child", "--among", "org/a", "other/b", "--json"))
+    assert found["kind"] == "linear" and found["parents"] == ["a", "b"] and found["lineage"]["undeclared"] == []
+    assert found["whole"]["coefficients"]["b"] == pytest.approx(0.7, abs=1e-6)
+    assert [entry["file"] for entry in found["lineage"]["declared"]][:1] == ["recipe.lock.json"]
+    assert found["candidates"][1]["licence"] == "cc-by-nc-4.0"
 
 
 def test_wrong_use(cli: Callable[..., Result], experts: dict[str, Path], child: Path) -> None:

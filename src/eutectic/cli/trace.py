@@ -10,7 +10,7 @@ import click
 
 import eutectic
 from eutectic.cli.output import emit_json, json_option, progress
-from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
     from eutectic.evaluation.coefficients import Fit
@@ -87,12 +87,12 @@ def _labelled(paths: tuple[str, ...], base: str | None) -> tuple[dict[str, Check
 
 
 def _open(source: str) -> Checkpoint:
-    model, plus, adapter = source.rpartition("+")
-    if plus and not os.path.exists(source):  # noqa: PTH110  (never raises)
-        from eutectic.weights.adapter import open_adapted
+    """A checkpoint from what a recipe calls a model, or from a recipe."""
+    from eutectic.recipes.schema import resolve_model
+    from eutectic.weights.adapter import open_adapted
 
-        return open_adapted(eutectic.open(model), Path(adapter))
-    return eutectic.open(source)
+    path, adapter = resolve_model(source)
+    return eutectic.open(source) if adapter is None else open_adapted(open_checkpoint(path), adapter)
 
 
 def describe(

@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eutectic.errors import FormatError, RecipeError
+from eutectic.errors import FormatError, RecipeError, SourceError
 from eutectic.evaluation.licences import conflicts
 from eutectic.evaluation.trace import Trace
 from eutectic.recipes.document import load_document
 from eutectic.recipes.provenance import CARD, LOCK, RECIPE, front_matter, public_name
 from eutectic.weights.checkpoint import Checkpoint, read_json
-from eutectic.weights.files import Place
+from eutectic.weights.files import Place, open_file
 
 __all__ = ["Declared", "Lineage", "declared_parents", "licence_of", "trace_lineage"]
 
 RECIPES = ("mergekit_config.yml", "mergekit_config.yaml", RECIPE)
+MOST_BYTES = (1 << 20) + 1  # one more than a recipe may have
 MODEL_KEYS = ("model", "base_model")  # of a recipe, at any depth
 
 
@@ -91,9 +92,11 @@ def declared_parents(folder: Place) -> tuple[list[Declared], list[str]]:
     for file in RECIPES:
         if (folder / file).is_file():
             try:
-                add([part for name in _models(load_document(folder / file).data) for part in name.split("+")], file)
-            except (RecipeError, OSError) as error:
-                unreadable.append(f"{file}: {' '.join(str(error).split())[:200]}")
+                opened = open_file(folder / file)
+                data = load_document(bytes(opened.read(0, min(opened.size, MOST_BYTES))), name=file).data
+                add([part for name in _models(data) for part in name.split("+")], file)
+            except (RecipeError, SourceError) as error:
+                unreadable.append(" ".join(str(error).split())[:200])
     stated = front_matter(folder / CARD).get("base_model")
     listed = stated if isinstance(stated, list) else [stated]
     add([name for name in listed if isinstance(name, str)], CARD)
