@@ -2,7 +2,7 @@
 
     python benchmarks/speed/extract_lora.py [--size 0.5B] [--rank 64] [--runs 1]
 
-Needs the checkpoints and mergekit's environment that `benchmarks/speed/run.py` makes. mergekit also copies the embedding and
+Needs the checkpoints and environment that `benchmarks/speed/run.py` makes. mergekit also copies the embedding and
 the head whole (modules_to_save); the time for that is part of its own.
 """
 
