@@ -256,6 +256,15 @@ def test_an_inner_recipe_may_not_have_another_vocabulary(make: Make) -> None:
     assert plan({**outer, "tokenizer_source": "union"}, QUICK)[HEADS[0]].shape == (6, WIDTH)
 
 
+def test_calculated_rows_are_not_copied_for_want_of_a_partner(make: Make) -> None:
+    a, b = make("a", BASE, dtype=torch.bfloat16), make("b", OTHER)
+    tensors = load_torch(b / "model.safetensors")
+    save_file({name: value for name, value in tensors.items() if name != HEADS[1]}, b / "model.safetensors")
+    recipe = linear(a, b, tokenizer={"source": "base", "pad_to_multiple_of": 8})
+    with pytest.raises(SourceError, match="calculated as it is read"):
+        plan(recipe, QUICK, allow_mismatch=True)
+
+
 def test_chat_templates(make: Make, tmp_path: Path) -> None:
     a, b, c = make("a", BASE), make("b", BASE), make("c", BASE)
     (a / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ one }}", "x": 1}))

@@ -119,6 +119,11 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
             have = [leaf.label for leaf in bound.merge.leaves if bound.refs[leaf.index] is not None]
             lack = [leaf.label for leaf in bound.merge.leaves if bound.refs[leaf.index] is None]
             lacking[name] = f"{name}: in {', '.join(have)}; not in {', '.join(lack)}"
+        if origin.native is not origin.dtype and allow_mismatch:
+            raise SourceError(
+                f"{lacking.get(name, name)}. It is calculated as it is read (an adapter, rows of tokens), so it "
+                "cannot be copied; give every source this tensor"
+            )
         copied = tuple(ref if ref is origin else None for ref in bound.refs)
         steps.append(Step(name, origin.shape, origin.dtype, "copy", copied, numel, bound.merge))
     if shapes:
