@@ -11,7 +11,6 @@ import pytest
 
 import eutectic
 from eutectic.errors import SourceError
-from eutectic.evaluation.gram import BLOCK, sum_tensor
 from eutectic.evaluation.trace import Trace, trace
 from eutectic.evaluation.verdict import changes_by_layer, verdict
 from eutectic.weights.checkpoint import open_checkpoint
@@ -212,43 +211,6 @@ def test_bfloat16_values_stored_as_float32(models: Callable[[str], Models], tmp_
     eutectic.merge(recipe, tmp_path / "long")
     found = find(tmp_path / "long", made, "a", "b", "c")
     assert found.kind == "linear" and 0.5 < found.whole.over_rounding < 1.5
-
-
-def test_least_squares_in_float64(make_model: Callable[..., Path]) -> None:
-    """Coefficients and errors of a noisy mixture, against numpy's own weighted least squares."""
-    random = np.random.default_rng(9)
-    parents = random.standard_normal((3, 500)).astype(np.float32)
-    child = (0.2 * parents[0] + 0.5 * parents[1] + 0.3 * parents[2] + 0.1 * random.standard_normal(500)).astype("f4")
-    paths = {n: make_model(n, {"w": v}) for n, v in zip("abcx", [*parents, child], strict=True)}
-    found = find(paths["x"], paths, "a", "b", "c")
-    assert found.kind == "not_linear"
-    p, y = parents.astype(np.float64), child.astype(np.float64) - parents[0]
-    x = np.array([p[1] - p[0], p[2] - p[0]])
-    binade = lambda v: 2.0 ** np.floor(np.log2(np.abs(v)))  # noqa: E731
-    size = np.maximum(binade(child.astype(np.float64)), binade(np.max(np.abs([*x, y]), axis=0)) / 2)
-    x, y = x / size, y / size
-    b, (square,), *_ = np.linalg.lstsq(x.T, y, rcond=None)
-    inverse = np.linalg.inv(x @ x.T)
-    alike = square / (500 - 2) * np.diagonal(inverse)
-    free = np.stack([p[0] / size, *x])  # the guess's own residual is that of a free sum
-    e = y - np.linalg.lstsq(free.T, y, rcond=None)[0] @ free
-    errors = np.sqrt(np.maximum(alike, np.diagonal(inverse @ ((x * e) @ (x * e).T) @ inverse)))
-    assert np.allclose(found.whole.coefficients, [1 - b.sum(), *b], rtol=1e-10)
-    assert np.allclose(np.array(found.whole.errors[1:], float), errors, rtol=1e-8)
-    assert found.whole.residual == pytest.approx(np.sqrt(square / (y @ y)), rel=1e-8)
-
-
-def test_sums_do_not_depend_on_what_is_read_at_a_time(
-    make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    random = np.random.default_rng(2)
-    paths = [make_model(n, {"w": random.standard_normal(3 * BLOCK + 17).astype("f4")}) for n in "abc"]
-    a, b, c = (open_checkpoint(path)["w"] for path in paths)
-    whole = sum_tensor(c, [a, b])
-    monkeypatch.setattr("eutectic.evaluation.gram.READ", 1)
-    again = sum_tensor(c, [a, b])
-    assert whole.gram.tobytes() == again.gram.tobytes() and whole.cross.tobytes() == again.cross.tobytes()
-    assert (whole.square, whole.change, whole.rounding) == (again.square, again.change, again.rounding)
 
 
 def test_what_cannot_be_compared_is_named(make_model: Callable[..., Path]) -> None:

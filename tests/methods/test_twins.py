@@ -16,7 +16,8 @@ from eutectic import methods
 from eutectic.errors import NonFiniteError
 from eutectic.methods.method import merge_method
 from eutectic.ops.program import BLOCK
-from eutectic.recipes import plan as planning
+from eutectic.recipes import cutting
+from eutectic.recipes.cutting import buffers_of
 
 Tensors = dict[str, torch.Tensor]
 LARGE = 3 * BLOCK + 5_000
@@ -174,7 +175,7 @@ def test_large_tensors(kind: str, large: Family, tmp_path: Path, monkeypatch: py
     assert_same_bits(lazily(recipe), expected, "lazily")
     for threads in (1, 2, 3):
         assert_same_bits(written(recipe, tmp_path / f"{threads}", threads=threads), expected, f"{threads} threads")
-    monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
+    monkeypatch.setattr(cutting, "MOST_TILE", BLOCK)
     assert_same_bits(lazily(recipe), expected, "lazily by blocks")
     for threads in (1, 3):
         assert eutectic.plan(recipe, threads=threads).shape.tile == BLOCK
@@ -193,7 +194,7 @@ def test_torch_alone_on_several_threads(kind: str, large: Family, tmp_path: Path
 def test_any_budget_gives_the_same_bits(kind: str, large: Family, tmp_path: Path) -> None:
     recipe = large.recipe(kind)
     expected = lazily(recipe)
-    floor = eutectic.plan(recipe, threads=1)._buffers(1, BLOCK)
+    floor = buffers_of(eutectic.plan(recipe, threads=1).kinds, 0, 1, BLOCK)
     cut = set()
     for budget in (floor, 2 * floor, 12 * floor):
         shape = eutectic.plan(recipe, max_memory=budget, threads=3).shape
@@ -347,7 +348,7 @@ def test_two_levels_of_nesting(small: Family) -> None:
 def test_a_nested_recipe_is_a_merge_in_two_stages(
     outer: str, inner: str, large: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
+    monkeypatch.setattr(cutting, "MOST_TILE", BLOCK)
     first = large.recipe(inner, dtype="float32")
     rest = [large.path("b"), large.path("c")]
     written(first, tmp_path / "stage")
@@ -362,7 +363,7 @@ def test_scopes_inside_scopes(
     outer_scope: str, inner_scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ties at the threshold in several tensors of several blocks: each merge must find its own."""
-    monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
+    monkeypatch.setattr(cutting, "MOST_TILE", BLOCK)
     shapes = dict.fromkeys(("grid.0", "grid.1", "grid.2"), (BLOCK + 9_000,))
     family = Family(tmp_path, models(dict.fromkeys(NAMES, F32), shapes))
     first = family.recipe("ties", dtype="float32", scope=inner_scope)
@@ -381,7 +382,7 @@ def test_the_scope_of_the_model_does_not_depend_on_tiles(
     recipe = large.recipe("ties l1", scope=scope)
     expected = lazily(recipe)
     assert_same_bits(written(recipe, tmp_path / "3", threads=3), expected)
-    monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
+    monkeypatch.setattr(cutting, "MOST_TILE", BLOCK)
     assert_same_bits(lazily(recipe), expected)
     assert_same_bits(written(recipe, tmp_path / "blocks", threads=2), expected)
 
@@ -410,7 +411,7 @@ def test_torch_methods_outside_and_kernels_inside(
     method: Any, inner: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(methods.BUILT_IN, method.name, method)
-    monkeypatch.setattr(planning, "MOST_TILE", BLOCK)
+    monkeypatch.setattr(cutting, "MOST_TILE", BLOCK)
     shapes = {"w": (301, 401), "grid": (30_001, 3), "bias": (7,), "small": (100, 41)}
     family = Family(tmp_path, models(MIXED, shapes))
     parts = [family.recipe(inner)] if inner else [family.path("a")]

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from eutectic.recipes.merge import merge
-
-transformers = pytest.importorskip("transformers")
 
 SMALL: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4}
 LLAMA = {**SMALL, "intermediate_size": 32, "num_key_value_heads": 2, "max_position_embeddings": 64}

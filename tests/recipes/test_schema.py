@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from eutectic.errors import RecipeError
 from eutectic.recipes import faults, schema, values
-from eutectic.recipes.schema import Recipe, Source, load_recipe, resolve, schema_json, walk
+from eutectic.recipes.schema import Recipe, Source, load_recipe, schema_json, walk
 from eutectic.recipes.values import DTYPES
 from eutectic.recipes.yaml_text import dump_yaml
 
@@ -200,31 +200,6 @@ def test_text_paths_and_mappings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_recipe("r.yml")
     Path("r.json").write_text('{"merge_method": "x", "models": [{"model": "a"}, {"model": "b", "weigth": 1}]}')
     assert problems_of("r.json")[0].startswith("r.json: models[1].weigth: unknown key 'weigth'")
-
-
-def test_paths_are_sought_here_first_and_then_beside_the_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    for folder in (here / "both", there / "both", there / "only"):
-        folder.mkdir(parents=True)
-    (there / "r.yaml").write_text(dump_yaml({"merge_method": "x", "models": [{"model": nested(1)}]}))
-    monkeypatch.chdir(here)
-    recipe = load_recipe("../there/r.yaml")
-    assert recipe.folder is not None
-    assert recipe.folder.samefile(there)
-    assert all(inner.folder == recipe.folder for _, inner in walk(recipe))
-    assert resolve("both", recipe) == Path("both")
-    assert resolve("only", recipe).resolve() == there / "only"
-    assert resolve("absent", recipe) == Path("absent")
-    assert resolve("only", load_recipe(small)) == Path("only")
-    assert resolve(str(there / "only"), recipe) == there / "only"
-    assert resolve("x" * 5000, recipe) == Path("x" * 5000)
-    assert resolve("~/m") == Path.home() / "m"
-    assert resolve("~no-such-user-here/m", recipe) == Path("~no-such-user-here/m")
-    elsewhere = load_recipe(recipe.canonical())
-    assert elsewhere.folder is None
-    assert elsewhere == recipe
 
 
 def test_the_json_schema_is_the_reviewed_one() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from eutectic.errors import EutecticError, SourceError
@@ -17,8 +19,6 @@ from eutectic.recipes.merge import merge, plan
 from eutectic.weights.adapter import open_adapted
 from eutectic.weights.checkpoint import open_checkpoint
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -88,7 +88,7 @@ def _labelled(paths: tuple[str, ...], base: str | None) -> tuple[dict[str, Check
 
 def _open(source: str) -> Checkpoint:
     """A checkpoint from what a recipe calls a model, or from a recipe."""
-    from eutectic.recipes.schema import resolve_model
+    from eutectic.recipes.references import resolve_model
     from eutectic.weights.adapter import open_adapted
 
     path, adapter = resolve_model(source)

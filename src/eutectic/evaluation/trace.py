@@ -46,7 +46,7 @@ class Trace:
 
     `kind` is the verdict: ``equal`` (to `equal_to`), ``linear`` (one set of coefficients), ``linear_by_layer``,
     ``linear_by_tensor`` or ``not_linear``; `free` tells whether the coefficients' sum had to be free. `whole` is the
-    fit over all tensors, `layers` and `tensors` those of the parts, in file order; `shares` the share of the elements
+    fit over all tensors, `layers` and `tensors` those of the parts, layers by number; `shares` the share of elements
     that equal each candidate's; `skipped` names what was not compared, with the reason.
     """
 
@@ -159,7 +159,19 @@ def _unfit(name: str, checkpoint: Checkpoint, names: Sequence[str], models: Sequ
 # ---------------------------------------------------------------- the verdict
 
 
+def _in_order(sums: Sequence[Sums]) -> list[Sums]:
+    """In file order, but the layers of a stack by their numbers: files often hold layer 10 before layer 2."""
+    first: dict[str, int] = {}
+
+    def place(at: int) -> tuple[int, int, int]:
+        found = layer_of(sums[at].name)
+        return first.setdefault(found.stack if found else sums[at].name, at), found.number if found else 0, at
+
+    return [sums[at] for at in sorted(range(len(sums)), key=place)]
+
+
 def _judge(names: tuple[str, ...], based: bool, sums: Sequence[Sums], skipped: Mapping[str, str]) -> Trace:
+    sums = _in_order(sums)
     layers: dict[str, list[Sums]] = {}
     for t in sums:
         found = layer_of(t.name)

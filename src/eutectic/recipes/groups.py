@@ -12,7 +12,8 @@ from typing import Any
 from eutectic.errors import RecipeError
 from eutectic.methods.method import Method, Parameter
 from eutectic.recipes.document import Location
-from eutectic.recipes.schema import Module, Recipe, Reference, SliceSource, Source
+from eutectic.recipes.references import Reference
+from eutectic.recipes.schema import Module, Recipe, SliceSource, Source
 from eutectic.recipes.settings import Settings, scalars_of
 from eutectic.recipes.values import Parameters
 

@@ -6,20 +6,19 @@ allocates: both come from `arena_bytes`, the tile and the number of threads chos
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import MethodError, OutputError, ResourceError
-from eutectic.ops.program import BLOCK, Program
+from eutectic.ops.program import Program
 from eutectic.recipes.compute import arena_bytes, twin
+from eutectic.recipes.cutting import Kind, cut, device_bytes
 from eutectic.recipes.match import Account, Step, match_tensors
 from eutectic.recipes.options import DEFAULT_MEMORY, Options
 from eutectic.recipes.rates import Rates
@@ -34,31 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_MEMORY", "Options", "Plan", "make_plan", "passes_of"]
 
-MOST_TILE = 4 * BLOCK
-MOST_SPAN = 256 * BLOCK  # elements that a GPU merges at a time, where the method lets them be cut
-MOST_PINNED, LEAST_PINNED = 32 << 20, 1 << 20  # bytes of one buffer between host and device
-JOBS_AHEAD = 2  # tensors that may be under way at once
 PROCESS_BYTES = 225 << 20  # interpreter, numpy and kernels, measured on a first run, which compiles (else 170)
 TORCH_BYTES = 450 << 20  # the same with torch loaded
 STEP_BYTES = 4096  # bookkeeping per tensor of the result
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Tensors that are cut alike and cost alike: one of them, how many there are, and their programs."""
-
-    step: Step
-    count: int
-    programs: dict[int, Program]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How tensors are cut: threads, elements per tile (a span, on a GPU), bytes of buffers."""
-
-    threads: int
-    tile: int
-    buffers: int
 
 
 class Plan(Checkpoint):
@@ -75,7 +52,8 @@ class Plan(Checkpoint):
         examples = {step.kind: step for step in self.steps}
         self.kinds = [Kind(step, counts[kind], self.programs_of(step)) for kind, step in examples.items()]
         self._check_model_scope()
-        self.shape = self._cut()
+        held = sum(leaf.checkpoint.held_bytes for leaf in tree.sources)
+        self.shape = cut(self.kinds, held, options)
         self._tensors_read: dict[str, PlannedTensor] = {}
         self._shared: Any = None
         self.lock = threading.RLock()
@@ -149,91 +127,10 @@ class Plan(Checkpoint):
         """Whether any tensor runs in torch rather than in a kernel."""
         return any(k.step.action == "merge" and len(k.programs) < len(k.step.merges) for k in self.kinds)
 
-    def tile_of(self, step: Step, most: int, programs: Mapping[int, Program]) -> int:
-        """Elements per tile of one tensor: whole blocks, or whole rows or the tensor where torch needs them."""
-        unit = math.lcm(*(program.unit for program in programs.values())) if programs else BLOCK
-        tile = max(unit, min(most, -(-step.numel // unit) * unit) // unit * unit)
-        if step.action == "copy":
-            return tile
-        scopes = {merge.method.scope for merge in step.merges if merge.index not in programs}
-        if scopes & {"tensor", "model"}:
-            return step.numel
-        if "row" in scopes and step.shape:
-            row = max(1, step.numel // max(1, step.shape[0]))
-            unit = math.lcm(row, unit) if programs else row  # whole rows that are whole units of the kernels, too
-            return min(step.numel, max(unit, tile // unit * unit))
-        return tile
-
-    def _thread_bytes(self, kind: Kind, most: int) -> int:
-        """Bytes that one thread holds for a tile, torch's float32 copies and temporaries included."""
-        elements = self.tile_of(kind.step, most, kind.programs)
-        total = arena_bytes(kind.step, elements)
-        total += sum(ref.work_bytes(elements) for ref in kind.step.refs if ref is not None)
-        total += elements * sum(program.work_bytes for program in kind.programs.values())
-        if kind.step.action == "merge":
-            for merge in kind.step.merges:
-                if merge.index not in kind.programs:
-                    total += elements * 4 * 3 * (len(merge.inputs) + 2)
-        return total
-
-    def scratch_bytes(self) -> int:
-        """Bytes of histograms that each thread fills for each tensor under way."""
-        return max((sum(p.scratch_bytes for p in kind.programs.values()) for kind in self.kinds), default=0)
-
-    def _buffers(self, threads: int, tile: int) -> int:
-        largest = max((self._thread_bytes(kind, tile) for kind in self.kinds), default=0)
-        held = max((sum(p.held_bytes for p in kind.programs.values()) for kind in self.kinds), default=0)
-        held = self.most_jobs(threads) * held + sum(leaf.checkpoint.held_bytes for leaf in self.tree.sources)
-        return threads * (largest + JOBS_AHEAD * self.scratch_bytes()) + held
-
-    def most_jobs(self, threads: int) -> int:
-        """How many tensors may be under way at once."""
-        return JOBS_AHEAD if self.scratch_bytes() else threads + 1
-
     @property
     def device_peak(self) -> int:
         """Most bytes that a merge takes on a GPU; 0 where none merges."""
-        return max((self.device_bytes(kind.step) for kind in self.kinds), default=0) if self.options.on_gpu else 0
-
-    def device_bytes(self, step: Step) -> int:
-        """Bytes that a tensor takes on a GPU: two spans of raw inputs and results, float32 copies and temporaries."""
-        if step.action == "copy":
-            return 0
-        elements = self.tile_of(step, MOST_SPAN, {})
-        widest = max(len(merge.inputs) for merge in step.merges)
-        return 2 * arena_bytes(step, elements) + elements * 4 * 3 * (widest + 2)
-
-    def _cut_for_gpu(self) -> Shape:
-        """Two pinned buffers a thread: one towards the device, one back."""
-        budget, threads = self.options.max_memory, self.options.threads or len(os.sched_getaffinity(0))
-        threads = max(1, min(threads, budget // (2 * LEAST_PINNED)))
-        pinned = min(MOST_PINNED, budget // (2 * threads) // LEAST_PINNED * LEAST_PINNED)
-        if not pinned:
-            floor = 2 * LEAST_PINNED
-            raise ResourceError(
-                f"a budget of {budget:,} bytes is below the floor of {floor:,} bytes that two buffers need; "
-                f"raise --max-memory to at least {-(-floor >> 20)}MiB"
-            )
-        return Shape(threads, MOST_SPAN, 2 * threads * pinned)
-
-    def _cut(self) -> Shape:
-        if self.options.on_gpu:
-            return self._cut_for_gpu()
-        budget = self.options.max_memory
-        floor = self._buffers(1, BLOCK)
-        if budget < floor:
-            largest = max(self.kinds, key=lambda kind: self._thread_bytes(kind, BLOCK)).step
-            raise ResourceError(
-                f"a budget of {budget:,} bytes is below the floor of {floor:,} bytes that this recipe needs "
-                f"(for {largest.name} {list(largest.shape)}); raise --max-memory to at least {-(-floor >> 20)}MiB"
-            )
-        asked = self.options.threads or len(os.sched_getaffinity(0))
-        for threads in range(asked, 0, -1):
-            for tile in (MOST_TILE, MOST_TILE // 2, BLOCK):
-                buffers = self._buffers(threads, tile)
-                if buffers <= budget:
-                    return Shape(threads, tile, buffers)
-        raise AssertionError("one thread and one block fit the floor")
+        return max((device_bytes(kind.step) for kind in self.kinds), default=0) if self.options.on_gpu else 0
 
     @cached_property
     def passes(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eutectic.recipes.compute import Workspace
+from eutectic.recipes.cutting import tile_of
 from eutectic.recipes.match import Step
 from eutectic.weights.tensor_ref import TensorRef
 
@@ -32,7 +33,7 @@ class PlannedTensor(TensorRef):
         worker = Workspace(allow_nonfinite=self.plan.options.allow_nonfinite, device=self.plan.options.device)
         job = self._solved(worker)
         size = self.dtype.size
-        tile = self.plan.tile_of(self.step, self.plan.shape.tile, job.programs)
+        tile = tile_of(self.step, self.plan.shape.tile, job.programs)
         for first in range(start // tile * tile, stop, tile):
             n = min(tile, self.step.numel - first)
             out = np.empty(n * size, dtype=np.uint8)

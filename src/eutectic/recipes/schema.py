@@ -13,30 +13,17 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAttr, Tag, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 
 from eutectic.errors import RecipeError
 from eutectic.recipes.chat_templates import check_template
 from eutectic.recipes.document import Document, Location, load_document
-from eutectic.recipes.faults import (
-    FILE,
-    MERGEKIT,
-    NOTHING,
-    PATH,
-    RECIPE,
-    Problem,
-    concerns,
-    mended,
-    problems_of,
-    sources_of,
-    too_deep,
-)
+from eutectic.recipes.faults import Problem, concerns, mended, problems_of, sources_of, too_deep
+from eutectic.recipes.references import FileReference, MergekitReference, Reference, Strict
 from eutectic.recipes.tokenizer import ModelText, OtherToken, Tokenizer, TokenSource, taken_from
-from eutectic.recipes.values import DTypeName, LayerRange, Parameters, PathText, Scalar, Text, Values, canonical_values
-from eutectic.weights.files import Place
-from eutectic.weights.locate import is_remote_text, locate
+from eutectic.recipes.values import DTypeName, LayerRange, Parameters, Scalar, Text, Values, canonical_values
 
 __all__ = [
     "Module",
@@ -49,8 +36,6 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "references",
-    "resolve",
-    "resolve_model",
     "schema_json",
     "walk",
 ]
@@ -58,11 +43,7 @@ __all__ = [
 Check = Callable[["Recipe", Location], list[Problem]]
 
 
-class _Strict(BaseModel, frozen=True, extra="forbid"):
-    """Frozen, and without keys that nobody reads."""
-
-
-class _Frozen(_Strict, ABC, frozen=True):
+class _Frozen(Strict, ABC, frozen=True):
     """What has a canonical form, by which it is compared."""
 
     @abstractmethod
@@ -85,73 +66,12 @@ class _Frozen(_Strict, ABC, frozen=True):
         return hash(self._text())
 
 
-def _kind(value: Any) -> str | None:
-    """Which kind of reference a value is meant to be."""
-    if isinstance(value, str):
-        return PATH
-    if not isinstance(value, Mapping):
-        return RECIPE if isinstance(value, Recipe) else None
-    if {"merge_method", "models", "slices", "modules"} & value.keys():
-        return RECIPE
-    return FILE if "path" in value else MERGEKIT if "model" in value else RECIPE
-
-
-def _kind_of_adapter(value: Any) -> str | None:
-    return _kind_of_model(value) if value is not None else NOTHING
-
-
-def _kind_of_model(value: Any) -> str | None:
-    return PATH if isinstance(value, str) else FILE if isinstance(value, Mapping) else None
-
-
-class FileReference(_Strict, frozen=True):
-    """mergekit's mapping for one model: its path or hub id, and the revision of the latter."""
-
-    path: PathText
-    revision: PathText | None = None
-
-
-class MergekitReference(_Strict, frozen=True):
-    """mergekit's mapping for a model, perhaps with an adapter."""
-
-    model: Annotated[
-        Annotated[PathText, Tag(PATH)] | Annotated[FileReference, Tag(FILE)], Discriminator(_kind_of_model)
-    ]
-    lora: Annotated[
-        Annotated[PathText, Tag(PATH)] | Annotated[FileReference, Tag(FILE)] | Annotated[None, Tag(NOTHING)],
-        Discriminator(_kind_of_adapter),
-    ] = None
-    override_architecture: None = None
-
-
-def _unwrap(reference: Any) -> Any:
-    if isinstance(reference, MergekitReference):
-        model = _unwrap(reference.model)
-        return model if reference.lora is None else f"{model}+{_unwrap(reference.lora)}"
-    if isinstance(reference, FileReference):
-        return reference.path if reference.revision is None else f"{reference.path}@{reference.revision}"
-    return reference
-
-
-if TYPE_CHECKING:
-    Reference = Union[str, "Recipe"]  # noqa: UP007  a forward reference
-else:
-    Reference = Annotated[
-        Annotated[PathText, Tag(PATH)]
-        | Annotated[FileReference, Tag(FILE)]
-        | Annotated[MergekitReference, Tag(MERGEKIT)]
-        | Annotated["Recipe", Tag(RECIPE)],
-        Discriminator(_kind),
-        AfterValidator(_unwrap),
-    ]
-
 _MODEL = "A model folder or file, a URL, org/name@revision of the hub, model+adapter, a recipe file, or a recipe."
 _DTYPE = "Type of the result where out_dtype is absent. Default: that of the base or first source."
-
+_OPTIONS = "Options of the method, and defaults for the sources below."
 
 Shown = Callable[["Reference"], Any]
 """How a reference is written in a recipe's plain data."""
-_OPTIONS = "Options of the method, and defaults for the sources below."
 
 
 class Source(_Frozen, frozen=True):
@@ -306,8 +226,8 @@ _KNOWN = {
     "slice source": list(SliceSource.model_fields),
     "slice": [name for name in Slice.model_fields if name != "residual_weight"],
     "module": list(Module.model_fields),
-    "file": ["path", "revision"],
-    "mergekit": ["model", "lora"],
+    "file": list(FileReference.model_fields),
+    "mergekit": [name for name in MergekitReference.model_fields if name != "override_architecture"],
     "tokenizer": list(Tokenizer.model_fields),
     "token": list(TokenSource.model_fields),
     "other token": list(OtherToken.model_fields),
@@ -393,42 +313,6 @@ def walk(recipe: Recipe, loc: Location = ()) -> Iterator[tuple[Location, Recipe]
     for where, reference in references(recipe):
         if isinstance(reference, Recipe):
             yield from walk(reference, (*loc, *where))
-
-
-def resolve(reference: str, recipe: Recipe | None = None) -> Place:
-    """Where a reference of a recipe points: from the current directory, or else from the recipe file's folder.
-
-    What is no path there may be elsewhere: see `eutectic.weights.locate`. Failing that, the path is returned as
-    written; whoever opens it reports that.
-
-    >>> str(resolve("./models/base"))
-    'models/base'
-    """
-    if is_remote_text(reference):
-        return locate(reference)
-    try:
-        path = Path(reference).expanduser()
-    except RuntimeError:  # "~nobody/model"
-        path = Path(reference)
-    folder = None if recipe is None else recipe.folder
-    if folder is not None and not os.path.exists(path) and os.path.exists(folder / path):  # noqa: PTH110  no raise
-        return folder / path
-    return path if str(path) != str(Path(reference)) else locate(reference)
-
-
-def resolve_model(reference: str, recipe: Recipe | None = None) -> tuple[Place, Place | None]:
-    """Where a reference points, and where the adapter behind its last ``+`` does, if there is one.
-
-    >>> [str(path) for path in resolve_model("./base+./lora")]
-    ['base', 'lora']
-    """
-    model, plus, adapter = reference.rpartition("+")
-    if not plus or not model or not adapter:
-        return resolve(reference, recipe), None
-    whole = None if is_remote_text(reference) else resolve(reference, recipe)
-    if isinstance(whole, Path) and os.path.exists(whole):  # noqa: PTH110  (never raises)
-        return whole, None
-    return resolve(model, recipe), resolve(adapter, recipe)
 
 
 def schema_json() -> str:

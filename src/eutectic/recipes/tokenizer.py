@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from eutectic.recipes.faults import NOTHING, OTHER_TOKEN, PATH, ZERO_ROW
+from eutectic.recipes.references import Strict
 from eutectic.recipes.values import PathText, Text, fault
 
 __all__ = ["BASE", "UNION", "ModelText", "OtherToken", "TokenSource", "Tokenizer", "ZeroRow", "taken_from"]
@@ -28,17 +29,13 @@ def _model_text(value: Any) -> Any:
 ModelText = Annotated[PathText, BeforeValidator(_model_text)]
 
 
-class _Strict(BaseModel, frozen=True, extra="forbid"):
-    pass
-
-
-class ZeroRow(_Strict, frozen=True):
+class ZeroRow(Strict, frozen=True):
     """An embedding of zeros."""
 
     kind: Literal["zero"]
 
 
-class OtherToken(_Strict, frozen=True):
+class OtherToken(Strict, frozen=True):
     """The embedding that a model has for some token: by its text or its number."""
 
     kind: Literal["model_token"]
@@ -68,7 +65,7 @@ Embedding = Annotated[
 ]
 
 
-class TokenSource(_Strict, frozen=True):
+class TokenSource(Strict, frozen=True):
     """Where the embedding of one token comes from."""
 
     source: Embedding = Field(None, description="A model, {kind: zero}, or {kind: model_token, model, token}.")
@@ -77,7 +74,7 @@ class TokenSource(_Strict, frozen=True):
     )
 
 
-class Tokenizer(_Strict, frozen=True):
+class Tokenizer(Strict, frozen=True):
     """Which tokens the result has, and where embeddings come from that a model lacks."""
 
     source: ModelText = Field(UNION, description="union (of all models), base, or a model.")

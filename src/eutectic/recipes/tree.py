@@ -18,7 +18,8 @@ from eutectic.methods import get_method
 from eutectic.methods.method import Method
 from eutectic.recipes.document import Location
 from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
-from eutectic.recipes.schema import Recipe, Reference, SliceSource, Source, load_recipe, resolve_model
+from eutectic.recipes.references import Reference, resolve_model
+from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
 from eutectic.weights.adapter import is_adapter, open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint

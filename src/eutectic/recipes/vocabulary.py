@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eutectic.errors import SourceError
-from eutectic.recipes.schema import Recipe, resolve_model
+from eutectic.recipes.references import resolve_model
+from eutectic.recipes.schema import Recipe
 from eutectic.recipes.token_rows import Donor, TokenRows, vocabulary_tensors
 from eutectic.recipes.tokenizer import BASE, UNION, OtherToken, Tokenizer, TokenSource
 from eutectic.recipes.tree import Leaf, Tree

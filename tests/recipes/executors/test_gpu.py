@@ -120,7 +120,7 @@ def test_spans_do_not_change_the_bytes(
     for at, wish in enumerate((recipe, recipe_rows, _recipe(models, "linear", weight=0.5))):
         eutectic.merge(wish, tmp_path / f"whole{at}", device="cuda")
         with monkeypatch.context() as patch:
-            patch.setattr("eutectic.recipes.plan.MOST_SPAN", BLOCK)
+            patch.setattr("eutectic.recipes.cutting.MOST_SPAN", BLOCK)
             eutectic.merge(wish, tmp_path / f"cut{at}", device="cuda", max_memory=2 << 20, threads=1)
         whole, cut = contents(tmp_path / f"whole{at}"), contents(tmp_path / f"cut{at}")
         assert whole["model.safetensors"] == cut["model.safetensors"]

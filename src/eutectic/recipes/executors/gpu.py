@@ -19,6 +19,7 @@ import numpy as np
 
 from eutectic.errors import ResourceError
 from eutectic.recipes.compute import check_range, row_dtype
+from eutectic.recipes.cutting import device_bytes, tile_of
 from eutectic.recipes.match import Step
 from eutectic.recipes.plan import Plan
 from eutectic.recipes.profile import Clock, Profile
@@ -58,8 +59,8 @@ def check_device(plan: Plan) -> torch.device:
                 "install a torch that is built for this machine's GPU"
             )
         free = int(module.mem_get_info(device)[0] * SPARE)
-        step = max((kind.step for kind in plan.kinds), key=plan.device_bytes, default=None)
-        if step is not None and (need := plan.device_bytes(step)) > free:
+        step = max((kind.step for kind in plan.kinds), key=device_bytes, default=None)
+        if step is not None and (need := device_bytes(step)) > free:
             raise ResourceError(
                 f"--device {plan.options.device}: {step.name} {list(step.shape)} needs about {need:,} bytes of device "
                 f"memory, {free:,} can be counted on; leave the flag out to merge on the CPU, in bounded memory"
@@ -162,7 +163,7 @@ class GpuStream:
     def _spans(self, todo: list[Step]) -> Iterator[_Span]:
         """Every span in order, its loads begun."""
         for step in todo:
-            most = self.plan.tile_of(step, self.plan.shape.tile, {}) if step.action == "merge" else step.numel
+            most = tile_of(step, self.plan.shape.tile, {}) if step.action == "merge" else step.numel
             out = _Tensor(step, whole=most >= step.numel or most * step.dtype.size % PIECE == 0)
             for first in range(0, step.numel, max(1, most)) if step.numel else (0,):
                 n = min(most, step.numel - first)

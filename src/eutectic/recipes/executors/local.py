@@ -10,6 +10,7 @@ import numpy as np
 
 from eutectic.ops.program import BLOCK, Program, Reduction, Tile
 from eutectic.recipes.compute import Job, Workspace
+from eutectic.recipes.cutting import most_jobs, tile_of
 from eutectic.recipes.executors import Progress
 from eutectic.recipes.executors.schedule import Chain, Stage, run_chains
 from eutectic.recipes.match import Step
@@ -96,7 +97,7 @@ def _job(plan: Plan, step: Step, shared: dict[int, object], block: int = 0) -> J
 def _solve_tensor(plan: Plan, job: Job, indices: frozenset[int] | None = None) -> Chain:
     """The passes of one tensor's own reductions (of the merges `indices`), inner ones first; fills `job.found`."""
     step = job.step
-    tile = plan.tile_of(step, plan.shape.tile, job.programs)
+    tile = tile_of(step, plan.shape.tile, job.programs)
     for merge in step.merges:
         program = job.programs.get(merge.index)
         if program is None or merge.index in job.found or not (indices is None or merge.index in indices):
@@ -152,7 +153,7 @@ def _solve_model(plan: Plan, index: int, jobs: list[Job], blocks: int, shared: d
         everywhere = (
             (job, first, n)
             for job in jobs
-            for first, n in _tiles(job.step, plan.tile_of(job.step, plan.shape.tile, job.programs))
+            for first, n in _tiles(job.step, tile_of(job.step, plan.shape.tile, job.programs))
         )
         yield Stage(everywhere, reduce)
         found = program.solve(reduction, totals.total(), found)
@@ -214,7 +215,7 @@ class Stream:
                 )
             found, first_block = self.shared
             tensors = (self._tensor(step, found, first_block.get(step.name, 0)) for step in todo)
-            run_chains(tensors, self.workers, plan.most_jobs(len(self.workers)))
+            run_chains(tensors, self.workers, most_jobs(plan.kinds, len(self.workers)))
 
     def close(self) -> None:
         """Nothing is held between runs."""
@@ -222,7 +223,7 @@ class Stream:
     def _tensor(self, step: Step, shared: dict[int, object], block: int) -> Chain:
         pieces: dict[int, list[bytes]] = {}
         job = _job(self.plan, step, shared, block)
-        tile = self.plan.tile_of(step, self.plan.shape.tile, job.programs)
+        tile = tile_of(step, self.plan.shape.tile, job.programs)
         whole = tile * step.dtype.size % PIECE == 0 or tile >= step.numel
         if step.action == "copy":
             yield Stage(_tiles(step, tile), lambda at, worker: self._copy(step, at, worker, pieces))
