@@ -25,11 +25,11 @@ def open_(make_model: Callable[..., Path]) -> Callable[[str, Tensors], Checkpoin
 def family(dtype: Any = np.float32) -> tuple[Tensors, dict[str, Tensors]]:
     random = np.random.default_rng(3)
     shapes = {"embed.w": (90, 40), "h.0.w": (70, 130), "h.0.b": (130,), "h.1.w": (70, 130), "h.1.b": (130,), "out": ()}
-    base = {name: random.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    base = {name: np.asarray(random.standard_normal(shape), dtype) for name, shape in shapes.items()}
     base["steps"] = np.array([7], np.int64)
     experts = {}
     for label, scale in (("a", 0.1), ("b", 0.2), ("c", 0.05)):
-        changed = {n: (v + scale * random.standard_normal(v.shape)).astype(v.dtype) for n, v in base.items()}
+        changed = {n: np.asarray(v + scale * random.standard_normal(v.shape), v.dtype) for n, v in base.items()}
         changed["h.0.b"] = base["h.0.b"] if label == "c" else changed["h.0.b"]
         experts[label] = changed
     return base, experts

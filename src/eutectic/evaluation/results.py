@@ -1,10 +1,10 @@
 """What a study found, as RUN/results.json holds it: written by studies, read by `eutectic report`, strictly.
 
-    results = Results(study="mergebench", title="...", tasks=(Task(name="fr", unit="accuracy", higher=True),), rows=(...))
+    results = Results(study="mergebench", title="...", tasks=(Task(name="fr", unit="accuracy"), ...), rows=(...))
     results.save(run / RESULTS)         Results.load(run) == results
 
-A score that could not be measured is a `Hole` with its reason, never a number. Only `study`, `title`, `tasks` and `rows`
-are required. NaN and infinity are refused: what has no value is absent.
+A score that could not be measured is a `Hole` with its reason, never a number. Only `study`, `title`, `tasks` and
+`rows` are required. NaN and infinity are refused: what has no value is absent.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from eutectic.errors import FormatError, OutputError, SourceError, nearest
 from eutectic.weights.checkpoint import read_json
 
 __all__ = [
-    "RESULTS", "Claim", "Cost", "Curve", "Deltas", "Family", "Hole", "Interval", "Pair", "Results", "Row", "Score", "Size",
-    "Task", "Tuned",
+    "RESULTS", "Claim", "Cost", "Curve", "Deltas", "Family", "Hole", "Interval", "Pair", "Results", "Row", "Score",
+    "Size", "Task", "Tuned",
 ]  # fmt: skip
 
 RESULTS = "results.json"
@@ -37,7 +37,7 @@ class _Frozen(BaseModel):
 
 
 class Task(_Frozen):
-    """What was measured: the unit of its scores, and whether higher ones are better; role "base" measures forgetting."""
+    """What was measured: its unit, and whether higher values are better; role "base" measures forgetting."""
 
     name: str
     unit: str = "accuracy"
@@ -50,8 +50,8 @@ class Score(_Frozen):
     """A measured number with its standard error over `n` samples."""
 
     value: float
-    stderr: float | None = Field(None, ge=0)
-    n: int | None = Field(None, ge=0)
+    stderr: float | None = Field(default=None, ge=0)
+    n: int | None = Field(default=None, ge=0)
 
 
 class Hole(_Frozen):
@@ -78,22 +78,22 @@ class Tuned(_Frozen):
     knob: str
     value: float | str | dict[str, Any]
     at_edge: bool = False
-    evaluations: int | None = Field(None, ge=0)
+    evaluations: int | None = Field(default=None, ge=0)
 
 
 class Cost(_Frozen):
     """Seconds that it took to merge and to tune, and that one pass over a sample takes (`latency`)."""
 
-    merge: float | None = Field(None, ge=0)
-    tune: float | None = Field(None, ge=0)
-    latency: float | None = Field(None, ge=0)
+    merge: float | None = Field(default=None, ge=0)
+    tune: float | None = Field(default=None, ge=0)
+    latency: float | None = Field(default=None, ge=0)
 
 
 class Size(_Frozen):
     """Bytes of the model as it is served, and of memory at the merge's peak."""
 
-    model: int | None = Field(None, ge=0)
-    peak: int | None = Field(None, ge=0)
+    model: int | None = Field(default=None, ge=0)
+    peak: int | None = Field(default=None, ge=0)
 
 
 def _kind_of_cell(value: Any) -> str:
@@ -132,8 +132,8 @@ class Pair(_Frozen):
     difference: float
     low: float | None = None
     high: float | None = None
-    p: float | None = Field(None, ge=0, le=1)
-    n: int | None = Field(None, ge=0)
+    p: float | None = Field(default=None, ge=0, le=1)
+    n: int | None = Field(default=None, ge=0)
     test: str = "paired bootstrap"
 
     @model_validator(mode="after")
