@@ -26,6 +26,8 @@ COMMANDS = {
     "diff": ("eutectic.cli.diff:diff", "Compare two checkpoints: names, shapes, types, values."),
     "trace": ("eutectic.cli.trace:trace", "Find what a checkpoint was merged from, among candidates."),
     "extract-lora": ("eutectic.cli.extract_lora:extract_lora", "Write the change of a fine-tune as a LoRA adapter."),
+    "evaluate": ("eutectic.cli.evaluate:evaluate", "Measure models, recipes and endpoints on a suite of tasks."),
+    "study": ("eutectic.cli.study:study", "Compare merge methods on families of experts, by a protocol."),
     "verify": ("eutectic.cli.verify:verify", "Check a merged folder against its recorded hashes."),
     "new": ("eutectic.cli.new:new", "Write a commented recipe to start from."),
     "schema": ("eutectic.cli.schema:schema", "Print the JSON schema of recipes, for editors."),

@@ -18,6 +18,7 @@ from eutectic.methods import get_method
 from eutectic.methods.method import Method
 from eutectic.recipes.document import Location
 from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
+from eutectic.recipes.opened import Opened
 from eutectic.recipes.references import Reference, resolve_model
 from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
@@ -148,8 +149,8 @@ def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location,
 
 
 class _Builder:
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
+    def __init__(self, seed: int | None, opened: Opened) -> None:
+        self.seed, self.opened = seed, opened
         self.leaves: list[Leaf] = []
         self.checkpoints: dict[tuple[Place, Place | None], Checkpoint] = {}
         self.by_path: dict[tuple[tuple[Place, Place | None], tuple[int, ...]], Leaf] = {}
@@ -221,7 +222,7 @@ class _Builder:
         path, adapter = self.pin(path), None if adapter is None else self.pin(adapter)
         key = (_real(path), None if adapter is None else _real(adapter))
         if key not in self.checkpoints:
-            self.checkpoints[key] = _open(path, adapter)
+            self.checkpoints[key] = self.opened.find(key) or self.opened.keep(key, _open(path, adapter))
         if (key, scope) not in self.by_path:
             leaf = Leaf(len(self.leaves), str(reference), self.checkpoints[key])
             self.leaves.append(leaf)
@@ -295,14 +296,14 @@ class Tree:
         return (self.reference, *rest)
 
 
-def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
-    """Open every source of a recipe (headers only) and settle every parameter.
+def build_tree(recipe: Recipe, *, seed: int | None = None, opened: Opened | None = None) -> Tree:
+    """Open every source of a recipe (headers only; those in `opened` are open already) and settle every parameter.
 
     Raises:
         RecipeError: parameters that the methods refuse, all of them at once.
         SourceError: a source that cannot be opened.
     """
-    builder = _Builder(seed)
+    builder = _Builder(seed, opened or Opened())
     root = builder.recipe(recipe, seed or 0, 0, ())
     return Tree(root, tuple(builder.leaves), tuple(root.walk()), builder.pinned)
 
