@@ -35,6 +35,7 @@ def average_recipe(
     Raises:
         RecipeError: weights that are none, or options of adapters that do not fit.
 
+    >>> from pathlib import Path
     >>> run = [Saved(Path("run/checkpoint-1")), Saved(Path("run/checkpoint-2"))]
     >>> average_recipe(run, [0.25, 0.75])["models"][1]
     {'model': 'run/checkpoint-2', 'parameters': {'weight': 0.75}}
