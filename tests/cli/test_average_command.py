@@ -122,9 +122,7 @@ def test_every_way_to_weigh(cli: Cli, run: Path, tmp_path: Path) -> None:
         assert found == pytest.approx(wanted), flags
 
 
-def test_what_is_not_finite_is_left_out_with_a_warning(
-    cli: Cli, make_run: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_what_is_not_finite_is_left_out_with_a_warning(cli: Cli, make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run("run", {10: 1.0, 20: float("nan"), 30: 0.5})
     done = cli("average", run, tmp_path / "out")
     assert done.exit_code == 0 and done.stderr == "warning: checkpoint-20 is left out: its eval_loss is nan\n"
@@ -179,8 +177,8 @@ def test_a_run_that_is_still_written(cli: Cli, run: Path, tmp_path: Path) -> Non
     assert cli("average", run).exit_code == 2
     folder = run / "checkpoint-100"
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"embed.weight": "model-00001-of-00002.safetensors", "x": "model-00002-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    shards = {"embed.weight": "model-00001-of-00002.safetensors", "x": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     done = cli("average", run, tmp_path / "out")
     assert done.exit_code == 4 and "model-00002-of-00002.safetensors" in done.stderr and "missing" in done.stderr
     (folder / "model.safetensors.index.json").unlink()

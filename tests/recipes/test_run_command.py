@@ -1,4 +1,4 @@
-"""Evaluators: a command per checkpoint whose last line is the number; failures are told, and nothing is left running."""
+"""Evaluators: a command per checkpoint whose last line is the number; failures are told, nothing is left running."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ RUN = [Saved(Path("run/checkpoint-1"), 1), Saved(Path("run/a b; $(x)/checkpoint-
 
 def test_the_last_line_is_the_value() -> None:
     told: list[tuple[str, float]] = []
-    found = measure(
-        "printf 'loading\\n%s\\n 1%s5 \\n\\n' {checkpoint} .; echo noise >&2", RUN, report=lambda e, v: told.append((e.name, v))
-    )  # fmt: skip
+    command = "printf 'loading\\n%s\\n 1%s5 \\n\\n' {checkpoint} .; echo noise >&2"
+    found = measure(command, RUN, report=lambda entry, value: told.append((entry.name, value)))
     assert found == [1.5, 1.5] and told == [("checkpoint-1", 1.5), ("checkpoint-2", 1.5)]
 
 

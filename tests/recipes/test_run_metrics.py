@@ -1,4 +1,4 @@
-"""Metrics of a run: the log of its last checkpoint, and CSV files, each value with the checkpoint that it belongs to."""
+"""Metrics of a run: the log of its last checkpoint, and CSV files; each value goes to its own checkpoint."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_logs_that_do_not_tell(make_run: Make) -> None:
     write_log(run, [{"step": 10, "loss": 1.0}, {"step": 19, "loss": 1.0}])
     with pytest.raises(SourceError, match="no loss was logged for checkpoint-20, checkpoint-30; --window"):
         read_trainer_state(saved, "loss")
-    with pytest.raises(SourceError, match="no loss was logged for checkpoint-30$"):
+    with pytest.raises(SourceError, match=r"no loss was logged for checkpoint-30$"):
         read_trainer_state(saved, "loss", window=True)
     write_log(run, [])
     with pytest.raises(SourceError, match="no metric 'loss'; it is empty"):

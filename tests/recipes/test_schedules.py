@@ -141,7 +141,7 @@ def test_wrong_schedules() -> None:
         step_weights([0, 0])
     with pytest.raises(RecipeError, match="needs the step of every checkpoint"):
         schedule_weights("step", [1, None])
-    with pytest.raises(RecipeError, match="no schedule 'cosin'.*did you mean 'cosine'"):
+    with pytest.raises(RecipeError, match=r"no schedule 'cosin'.*did you mean 'cosine'"):
         schedule_weights("cosin", [1])
     with pytest.raises(RecipeError, match="no form 'pow'"):
         metric_weights([1.0], form="pow")

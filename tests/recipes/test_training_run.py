@@ -72,5 +72,5 @@ def test_adapters(make_run: Make, tmp_path: Path) -> None:
     found = find_checkpoints(tmp_path / "lora")
     assert all(entry.adapter for entry in found) and found[0].rank != found[1].rank
     run = make_run("run", {10: 1.0})
-    with pytest.raises(SourceError, match="checkpoint-2 is an adapter and .*checkpoint-10 a model"):
+    with pytest.raises(SourceError, match=r"checkpoint-2 is an adapter and .*checkpoint-10 a model"):
         find_checkpoints([*(entry.path for entry in found), run / "checkpoint-10"])

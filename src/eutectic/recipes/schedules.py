@@ -112,7 +112,7 @@ def schedule_weights(
     """Weights by the place in the run, schedule by name; k is of last, decay of ema, p of step.
 
     Args:
-        schedule: one of `SCHEDULES`. steps: of the checkpoints, oldest first; only the schedule step needs to know them.
+        schedule: one of `SCHEDULES`. steps: of the checkpoints, oldest first; the schedule step needs to know them.
 
     >>> schedule_weights("last", [None, None], k=1)
     [0.0, 1.0]
