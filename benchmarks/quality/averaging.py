@@ -105,12 +105,13 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 def report(found: Mapping[str, list[dict[str, tuple[float, float, float | None]]]], seconds: float) -> str:
     """The page."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("eutectic", "torch", "numpy", "scikit-learn"))
+    factors = ", ".join(f"{p:g}" for p in GRID)
     lines = [
         f"# Averages of a run's checkpoints, {time.strftime('%Y-%m-%d')}", "",
         "`python benchmarks/quality/averaging.py --report`", "",
         f"{packages}; {seconds:.0f} s.", "",
         f"A perceptron 64-128-128-10 on scikit-learn's digits, {STEPS} steps at a constant rate of {RATE}, saved every",
-        f"{EVERY}; {SEEDS} seeds. p is chosen from {', '.join(f'{p:g}' for p in GRID)} by validation loss for each seed;",
+        f"{EVERY}; {SEEDS} seeds. For each seed p is chosen from {factors} by validation loss;",
         "the tables are of test data. Errors are standard errors over the seeds. The claim was written down before the",
         "first run (in the script): form power by validation loss is at most the plain average's loss in 4 of 5 seeds,",
         "and has a lower mean.", "",

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import eutectic
 from eutectic.errors import RecipeError
 from eutectic.recipes.average import SPACES, average_recipe, recipe_text
+from eutectic.recipes.run_metrics import read_trainer_state
 from eutectic.recipes.schedules import FORMS, metric_weights
 from eutectic.recipes.schema import load_recipe
 from eutectic.recipes.training_run import Saved, find_checkpoints
@@ -110,3 +111,38 @@ def test_wrong_weights_and_options() -> None:
             average_recipe(models, weights)
     with pytest.raises(RecipeError, match="space, rank: these checkpoints are models"):
         average_recipe(models, [1, 1], space="product", rank=3)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_of_a_real_trainer(adapter: bool, tmp_path: Path) -> None:
+    """Folders, names and log as transformers writes them, with the states of its optimiser beside each model."""
+    import peft
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    if adapter:
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    tokens = torch.randint(0, 32, (16, 8)).tolist()
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "run"), max_steps=6, save_steps=2, eval_steps=2, eval_strategy="steps",
+        logging_steps=1, learning_rate=1e-2, use_cpu=True, report_to=[], disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data).train()
+    saved = find_checkpoints(tmp_path / "run")
+    assert [(entry.step, entry.adapter) for entry in saved] == [(2, adapter), (4, adapter), (6, adapter)]
+    losses = read_trainer_state(saved, "eval_loss")
+    assert len(set(losses)) == 3 and len(read_trainer_state(saved, "loss", window=True)) == 3
+    recipe = average_recipe(saved, metric_weights(losses, p=2))
+    if adapter:
+        assert recipe["adapter"] == {"space": "product"}
+        return
+    out = eutectic.merge(recipe, tmp_path / "out")
+    again = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert torch.isfinite(again(torch.tensor(tokens)).logits).all()

@@ -27,7 +27,7 @@ __all__ = ["average"]
 @weighing_options
 @click.option("--space", type=click.Choice(["product", "factors"]), help="Of adapters.  [default: product]")
 @click.option("--rank", type=click.IntRange(1), help="Of the averaged adapter, at most (space product).")
-@click.option("--max-error", type=float, metavar="E", help="Of the averaged adapter (space product).")
+@click.option("--max-error", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="E", help="The same.")
 @click.option("--recipe", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write the recipe alone.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print weights and plan, write nothing.")
 @click.option("--resume", is_flag=True, help="Continue a killed run; a finished OUT of these weights is accepted.")
