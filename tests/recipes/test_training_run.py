@@ -21,6 +21,7 @@ def test_a_run_is_ordered_by_step(make_run: Make) -> None:
     (run / "runs").mkdir()
     (run / "checkpoint-best").mkdir()
     (run / "tmp-checkpoint-200").mkdir()
+    (run / "checkpoint-7").write_text("a file")
     found = find_checkpoints(run)
     assert [(entry.name, entry.step) for entry in found] == [(f"checkpoint-{step}", step) for step in (3, 20, 100)]
     assert find_checkpoints([entry.path for entry in reversed(found)]) == found
@@ -59,6 +60,17 @@ def test_what_is_no_run(make_run: Make, make_model: Make, tmp_path: Path) -> Non
     (run / "checkpoint-20").rename(tmp_path / "aside")
     (run / "checkpoint-010" / "model.safetensors").write_bytes(b"")
     with pytest.raises(SourceError, match="both of step 10"):
+        find_checkpoints(run)
+
+
+def test_a_folder_that_cannot_be_read(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("run", {10: 1.0})
+
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(SourceError, match=r"run: cannot be read: Permission denied"):
         find_checkpoints(run)
 
 

@@ -54,7 +54,10 @@ def find_checkpoints(sources: str | os.PathLike[str] | Sequence[str | os.PathLik
     for path in paths:
         if not path.exists():
             raise SourceError(f"{path}: no such file or folder; checkpoints of a run are read from this machine")
-    found = [_read(path) for path in (_of_run(paths[0]) if len(paths) == 1 else paths)]
+    try:
+        found = [_read(path) for path in (_of_run(paths[0]) if len(paths) == 1 else paths)]
+    except OSError as error:
+        raise SourceError(f"{error.filename}: cannot be read: {error.strerror}") from None
     kinds = {saved.adapter: saved.path for saved in found}
     if len(kinds) == 2:
         raise SourceError(f"{kinds[True]} is an adapter and {kinds[False]} a model; average them apart")
@@ -70,7 +73,7 @@ def find_checkpoints(sources: str | os.PathLike[str] | Sequence[str | os.PathLik
 def _of_run(run: Path) -> list[Path]:
     if not run.is_dir():
         raise SourceError(f"{run}: is one file; name a run's folder, or two or more checkpoints")
-    inside = sorted(path for path in run.iterdir() if _FOLDER.fullmatch(path.name))
+    inside = sorted(path for path in run.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir())
     if not inside:
         cure = "it is a checkpoint itself: name two or more" if _holds_weights(run) else "name a run's folder"
         raise SourceError(f"{run}: holds no folder checkpoint-<step>, as a Trainer saves them; {cure}")
