@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eutectic.errors import SourceError
-from eutectic.weights.adapter import ADAPTER_CONFIG, is_adapter
 from eutectic.weights.checkpoint import read_json
 
 __all__ = ["TRAINER_STATE", "Saved", "find_checkpoints"]
 
 TRAINER_STATE = "trainer_state.json"
+_ADAPTER = "adapter_config.json"
 _WEIGHTS = re.compile(r"(?:.*\.safetensors|pytorch_model.*\.bin)(?:\.index\.json)?")
 _ADAPTER_WEIGHTS = re.compile(r"adapter_model\.(?:safetensors|bin)")
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -81,7 +81,7 @@ def _of_run(run: Path) -> list[Path]:
 
 
 def _holds_weights(folder: Path) -> bool:
-    names = _ADAPTER_WEIGHTS if is_adapter(folder) else _WEIGHTS
+    names = _ADAPTER_WEIGHTS if (folder / _ADAPTER).is_file() else _WEIGHTS
     return any(names.fullmatch(path.name) for path in folder.iterdir())
 
 
@@ -89,9 +89,9 @@ def _read(path: Path) -> Saved:
     if path.is_dir() and not _holds_weights(path):
         # the states of optimisers and generators beside it are weight files, too, and must not be taken for a model
         raise SourceError(f"{path}: holds no weights of a model or adapter; is it whole, and saved as one model?")
-    if not is_adapter(path):
+    if not (path / _ADAPTER).is_file():
         return Saved(path, _step(path))
-    config = read_json(path / ADAPTER_CONFIG)
+    config = read_json(path / _ADAPTER)
     rank = json.dumps([config.get("r"), config.get("rank_pattern") or {}], sort_keys=True)
     return Saved(path, _step(path), True, rank)
 
