@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": ("eutectic.cli.inspect:inspect", "Show what a checkpoint holds; reads headers only."),
     "diff": ("eutectic.cli.diff:diff", "Compare two checkpoints: names, shapes, types, values."),
     "trace": ("eutectic.cli.trace:trace", "Find what a checkpoint was merged from, among candidates."),
+    "average": ("eutectic.cli.average:average", "Average the checkpoints of a training run, weighed by a metric."),
     "extract-lora": ("eutectic.cli.extract_lora:extract_lora", "Write the change of a fine-tune as a LoRA adapter."),
     "evaluate": ("eutectic.cli.evaluate:evaluate", "Measure models, recipes and endpoints on a suite of tasks."),
     "study": ("eutectic.cli.study:study", "Compare merge methods on families of experts, by a protocol."),
