@@ -14,7 +14,7 @@ from eutectic.errors import FormatError, SourceError
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import BY_NAME, DType, dtype_of
 from eutectic.weights.quantized.scheme import KEYS, READERS, Scheme, parts_of, scheme_of
-from eutectic.weights.quantized.tensor import FLOATS, HELD, DequantisedTensor, Parts, place
+from eutectic.weights.quantized.tensor import FLOATS, DequantisedTensor, Parts, place
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["dense_config", "native_of", "open_dequantised"]
@@ -69,7 +69,7 @@ def open_dequantised(checkpoint: Checkpoint) -> Checkpoint:
         path=checkpoint.path,
         config=dense_config(checkpoint.config),
         headers=checkpoint.headers,
-        held_bytes=checkpoint.held_bytes + (HELD + 1) * parts.strips.largest,
+        held_bytes=checkpoint.held_bytes + parts.strips.held_bytes,
     )
 
 

@@ -18,7 +18,7 @@ from eutectic.weights.dtypes import BY_NAME, DType
 from eutectic.weights.quantized.scheme import Scheme
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
-__all__ = ["FLOATS", "HELD", "STRIP", "DequantisedTensor", "Parts", "Strips", "numbers", "place", "raw"]
+__all__ = ["FLOATS", "STRIP", "DequantisedTensor", "Parts", "Strips", "numbers", "place", "raw"]
 
 FLOATS = ("F32", "BF16", "F16")
 CHUNK = 1 << 16  # elements decoded at a time: what is made on the way stays in the caches
@@ -69,17 +69,21 @@ class Strips:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, int], object] = OrderedDict()
-        self.largest = 0
-        """Bytes of the largest strip."""
+        self.largest = 0  # bytes of the largest strip
+
+    @property
+    def held_bytes(self) -> int:
+        """What is kept, and what reading a strip takes besides: it is turned, and perhaps unpacked before."""
+        return (HELD + 2) * self.largest
 
     def of(self, owner: object, number: int, read: Callable[[int], T]) -> T:
         """Strip `number` of a tensor, read unless it is kept."""
         key = (id(owner), number)
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = read(number)
-                if len(self._kept) > HELD:
+                if len(self._kept) == HELD:
                     self._kept.popitem(last=False)
+                self._kept[key] = read(number)
             self._kept.move_to_end(key)
             return self._kept[key]  # pyright: ignore[reportReturnType]
 
