@@ -93,7 +93,9 @@ def _open(source: str) -> Checkpoint:
     from eutectic.weights.quantized.dequantise import open_dequantised
 
     path, adapter = resolve_model(source)
-    return eutectic.open(source) if adapter is None else open_adapted(open_dequantised(open_checkpoint(path)), adapter)
+    if adapter is None:
+        return open_dequantised(eutectic.open(source))
+    return open_adapted(open_dequantised(open_checkpoint(path)), adapter)
 
 
 def describe(

@@ -79,6 +79,13 @@ def _cases() -> dict[str, tuple[Any, Any, dict[str, str], list[str]]]:
             no,
             ["'w.weight_scale_inv'", "averaged as numbers"],
         ),
+        "fused fp4 experts": (
+            {"gate_up_proj": np.ones((2, 8, 8), np.int8), "gate_up_proj_scale_inv": np.ones((2, 8, 1), np.float32)},
+            fp8_config,
+            no,
+            ["'gate_up_proj' (int8 [2, 8, 8])", "averaged as numbers"],
+        ),
+        "fp8 of another kind": (fp8, fp8_config, {"w.weight": "F8_E4M3FNUZ"}, ["float8_e4m3fnuz"]),
         "packed fp4 experts": ({**fp8, "w.weight": np.ones((8, 8), np.int8)}, fp8_config, no, ["'w.weight' (int8"]),
         "gptq without zeros": (_without(gptq, "w.qzeros"), gptq_config, no, ["'w.qzeros' is missing"]),
         "gptq without scales": (_without(gptq, "w.scales"), gptq_config, no, ["'w.scales' is missing"]),

@@ -73,7 +73,8 @@ def _arguments(parts: Parts, code: TensorRef, stem: str) -> Mapping[str, Any]:
     ]
     for test in tests:
         for group in listed:
-            targets = [target for target in group.get("targets") or () if isinstance(target, str)]
+            listed_targets = group.get("targets")
+            targets = [t for t in listed_targets if isinstance(t, str)] if isinstance(listed_targets, list) else []
             if any(map(test, targets)) and isinstance(group.get("weights"), dict):
                 return group["weights"]
     raise FormatError(f"{place(code)} are codes, but no config_groups of config.json say of what kind")

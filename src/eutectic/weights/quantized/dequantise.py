@@ -26,9 +26,10 @@ BESIDE = (
 )  # fmt: skip
 # What must not be left over: codes, or scales of codes.
 REST = (
-    "weight_scale_inv", ".weight_scale", ".weight_packed", ".weight_shape", ".qweight", ".qzeros", ".absmax",
-    ".quant_map", ".SCB",
+    "_scale_inv", ".weight_scale", ".weight_packed", ".weight_shape", ".qweight", ".qzeros", ".scales", ".g_idx",
+    ".absmax", ".quant_map", ".SCB",
 )  # fmt: skip
+CODES = ("U8", "I8", "I32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")  # in matrices, codes
 # Architectures whose linear layers store [in, out]: GPTQ, AWQ and bitsandbytes turn them, which headers do not tell.
 TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 _CURE = "use the checkpoint from before quantisation, or dequantise it with the library that made it"
@@ -57,7 +58,7 @@ def open_dequantised(checkpoint: Checkpoint) -> Checkpoint:
                 raise FormatError(f"{place(ref)} are codes of {dense.name!r}, which is stored, too")
             tensors[dense.name] = dense
         elif name not in parts.used and not name.endswith(BESIDE):
-            if name.endswith(REST) or (name.endswith(".weight") and ref.dtype.name not in (*FLOATS, "F64")):
+            if name.endswith(REST) or _are_codes(ref):
                 raise FormatError(
                     f"{place(ref)} ({ref.dtype} {list(ref.shape)}) is no part of {scheme.words} as it is known here; "
                     "codes and scales cannot be averaged as numbers. Does config.json belong to these weights? Else "
@@ -71,6 +72,12 @@ def open_dequantised(checkpoint: Checkpoint) -> Checkpoint:
         headers=checkpoint.headers,
         held_bytes=checkpoint.held_bytes + parts.strips.held_bytes,
     )
+
+
+def _are_codes(ref: TensorRef) -> bool:
+    if ref.name.endswith(".weight"):
+        return ref.dtype.name not in (*FLOATS, "F64")
+    return len(ref.shape) > 1 and ref.dtype.name in CODES and not ref.name.endswith(".bias")  # masks are called so
 
 
 def _refuse(checkpoint: Checkpoint, scheme: Scheme) -> None:

@@ -16,7 +16,7 @@ from eutectic.errors import FormatError
 from eutectic.weights.codec import widen
 from eutectic.weights.quantized.grid import BlockNumbers, GridTensor, grid_of
 from eutectic.weights.quantized.scheme import BLOCKS
-from eutectic.weights.quantized.tensor import FLOATS, DequantisedTensor, Parts, place
+from eutectic.weights.quantized.tensor import FLOATS, DequantisedTensor, Parts
 
 __all__ = ["CODES", "dequantised", "widen_as"]
 
@@ -50,6 +50,7 @@ def _blocks(parts: Parts) -> list[tuple[int, int]]:
     if blocks is None:
         return []
     if not isinstance(blocks, (list, tuple)) or len(blocks) != 2 or not all(type(b) is int and b > 0 for b in blocks):
-        where = place(next(iter(parts.tensors.values())))
-        raise FormatError(f"{where}: config.json has weight_block_size {blocks!r:.60}, which is not two sizes")
+        raise FormatError(
+            f"{parts.tensors.path}: config.json states weight_block_size {blocks!r:.60}, which is not two sizes"
+        )
     return [(blocks[0], blocks[1])]

@@ -52,7 +52,8 @@ def scheme_of(checkpoint: Checkpoint) -> Scheme | None:
     settings = _settings(checkpoint.config)
     if settings is None:
         return _by_names(checkpoint)
-    method = str(settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")).lower()
+    named = settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unknown")
+    method = str(named).lower()[:40]
     describe = _WORDS.get(method)
     bits, words = describe(settings) if describe else (_number(settings.get("bits")), method)
     return Scheme(method, bits, words, settings)
@@ -90,7 +91,7 @@ def _number(value: Any) -> int | None:
 def _fp8(settings: Mapping[str, Any]) -> tuple[int, str]:
     blocks = settings.get("weight_block_size", BLOCKS)
     if isinstance(blocks, (list, tuple)) and len(blocks) == 2:
-        return 8, f"fp8, blocks of {blocks[0]} x {blocks[1]}"
+        return 8, f"fp8, blocks of {blocks[0]!s:.20} x {blocks[1]!s:.20}"
     return 8, "fp8, one scale for each tensor or row"
 
 
@@ -103,7 +104,7 @@ def _bitsandbytes(settings: Mapping[str, Any]) -> tuple[int | None, str]:
         return 8, "bitsandbytes int8"
     kind = settings.get("bnb_4bit_quant_type")
     double = ", double quantisation" if settings.get("bnb_4bit_use_double_quant") else ""
-    return (4, f"bitsandbytes {kind}{double}") if kind else (None, "bitsandbytes")
+    return (4, f"bitsandbytes {kind!s:.20}{double}") if kind else (None, "bitsandbytes")
 
 
 def _grouped(settings: Mapping[str, Any], name: str) -> tuple[int | None, str]:
@@ -122,7 +123,7 @@ def _awq(settings: Mapping[str, Any]) -> tuple[int | None, str]:
 
 
 def _compressed_tensors(settings: Mapping[str, Any]) -> tuple[int | None, str]:
-    name = f"compressed-tensors {settings.get('format') or ''}".strip()
+    name = f"compressed-tensors {str(settings.get('format') or '')[:40]}".strip()
     groups = settings.get("config_groups")
     weights = [g.get("weights") for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
     said = {_grouped(each, name) for each in weights if isinstance(each, dict)}
