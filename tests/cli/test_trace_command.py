@@ -168,7 +168,8 @@ def test_a_quantised_parent_is_read_as_dense(cli: Callable[..., Result], make_mo
     coded = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
     a = make_model("coded", {"w.weight": codes, "w.SCB": scale}, coded)
     b = make_model("plain", {"w.weight": other}, {})
-    merged = make_model("merged", {"w.weight": 0.25 * codes * scale[:, None] / np.float32(127) + 0.75 * other}, {})
+    sum_ = 0.25 * codes * scale[:, None] / 127 + 0.75 * other
+    merged = make_model("merged", {"w.weight": sum_.astype("f4")}, {})
     found = facts(cli("trace", merged, "--among", a, b, "--json"))
     assert found["kind"] == "linear"
     assert found["whole"]["coefficients"] == pytest.approx({"coded": 0.25, "plain": 0.75}, abs=1e-5)

@@ -207,3 +207,20 @@ def test_inspect_says_how_it_is_quantised(
     assert "aqlm; a merge refuses it" in cli("inspect", a).stdout
     with pytest.raises(SourceError, match=r"quantised \(aqlm\)"):
         plan(linear(a))
+
+
+def test_the_change_to_a_quantised_base_as_an_adapter(
+    quantised: Callable[..., tuple[Path, Path]], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    a, dense = quantised("a", GPTQ)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    changed = load_file(dense / "model.safetensors")
+    delta = torch.randn(32, 2) @ torch.randn(2, 32)
+    changed[name] += delta
+    save_file(changed, dense / "model.safetensors", metadata={"format": "pt"})
+    made = cli("extract-lora", dense, tmp_path / "lora", "--base", a, "--rank", 2, "--json")
+    assert made.exit_code == 0, made.stderr
+    assert len(json.loads(made.stdout)["modules"]) == 1
+    factors = load_file(tmp_path / "lora/adapter_model.safetensors")
+    up, down = (value for key, value in sorted(factors.items(), reverse=True))
+    torch.testing.assert_close(up @ down, delta, rtol=1e-4, atol=1e-4)
