@@ -143,6 +143,17 @@ def test_the_type_is_written_where_config_json_has_none(
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_a_configuration_left_over_beside_dense_weights(
+    quantised: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    _, dense = quantised("a", GPTQ)
+    config = json.loads((dense / "config.json").read_text())
+    (dense / "config.json").write_text(json.dumps({**config, "quantization_config": GPTQ}))
+    merge(linear(dense), tmp_path / "out", fsync=False)
+    assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
+    assert "(no codes, though config.json says gptq" in (tmp_path / "out/README.md").read_text()
+
+
 def test_one_model_that_is_only_copied_keeps_its_codes(
     quantised: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:

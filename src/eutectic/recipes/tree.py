@@ -25,7 +25,9 @@ from eutectic.weights.adapter import is_adapter, open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 from eutectic.weights.files import Place, RemotePath, is_folder
+from eutectic.weights.quantized.dequantise import open_dequantised
 from eutectic.weights.quantized.scheme import scheme_of
+from eutectic.weights.quantized.tensor import DequantisedTensor
 
 __all__ = ["Leaf", "Merge", "Node", "Part", "Stack", "Tree", "build_tree", "check_parameters", "expand"]
 
@@ -280,11 +282,11 @@ def _open(path: Place, adapter: Place | None, *, as_stored: bool) -> tuple[Check
         )
     checkpoint = open_checkpoint(path)
     scheme = None if as_stored and adapter is None else scheme_of(checkpoint)
+    words = None
     if scheme is not None:
-        from eutectic.weights.quantized.dequantise import open_dequantised
-
         checkpoint = open_dequantised(checkpoint)
-    words = None if scheme is None else scheme.words
+        coded = any(isinstance(ref, DequantisedTensor) for ref in checkpoint.values())
+        words = scheme.words if coded else f"no codes, though config.json says {scheme.words}"
     return checkpoint if adapter is None else open_adapted(checkpoint, adapter), words
 
 
