@@ -11,6 +11,7 @@ import eutectic
 from eutectic.cli.output import emit_json, json_option
 from eutectic.cli.patterns import Pattern, collapse, find_stacks, natural_key
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.quantized.scheme import READERS, scheme_of
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = ["describe", "inspect"]
@@ -46,6 +47,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
         "path": None if checkpoint.path is None else str(checkpoint.path),
         "architectures": _architectures(config),
         "model_type": config.get("model_type"),
+        "quantisation": _quantisation(checkpoint),
         "tied_embeddings": _tied(config),
         "output_head": next((name for name in checkpoint if name.endswith("lm_head.weight")), None),
         "tensor_count": len(checkpoint),
@@ -81,6 +83,15 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
 def _architectures(config: dict[str, Any]) -> list[str]:
     names = config.get("architectures")
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _quantisation(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """How the weights are coded, as config.json or the names say; whether a merge reads them as dense ones."""
+    scheme = scheme_of(checkpoint)
+    if scheme is None:
+        return None
+    understood = scheme.method in READERS
+    return {"method": scheme.method, "bits": scheme.bits, "words": scheme.words, "understood": understood}
 
 
 def _tied(config: dict[str, Any]) -> bool | None:
