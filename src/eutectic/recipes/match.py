@@ -157,7 +157,8 @@ def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:
                 "use the checkpoint from before quantisation, or dequantise it first."
             )
         for name in leaf.checkpoint:
-            if name.endswith(SCALE_SUFFIXES):
+            scaled = not name.endswith("_scale") or name.removesuffix("_scale") in leaf.checkpoint  # CLIP's logit_scale
+            if name.endswith(SCALE_SUFFIXES) and scaled:
                 raise SourceError(
                     f"{leaf.label}: {name!r} looks like the scale of quantised codes, which cannot be averaged as "
                     "numbers; use the checkpoint from before quantisation, or dequantise it first."
