@@ -11,6 +11,7 @@ import eutectic
 from eutectic.cli.output import emit_json, json_option
 from eutectic.cli.patterns import Pattern, collapse, find_stacks, natural_key
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.layout import layout_of, ties_heads
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = ["describe", "inspect"]
@@ -46,7 +47,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
         "path": None if checkpoint.path is None else str(checkpoint.path),
         "architectures": _architectures(config),
         "model_type": config.get("model_type"),
-        "tied_embeddings": _tied(config),
+        "tied_embeddings": ties_heads(config),
         "output_head": next((name for name in checkpoint if name.endswith("lm_head.weight")), None),
         "tensor_count": len(checkpoint),
         "parameters": checkpoint.numel,
@@ -56,6 +57,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
         "layers": [
             {"prefix": s.prefix, "first": s.first, "last": s.last, "count": s.count} for s in find_stacks(checkpoint)
         ],
+        "parts": _parts(checkpoint),
         "largest": [_tensor_entry(tensor) for tensor in _largest(checkpoint)],
         "patterns": [
             {
@@ -83,14 +85,6 @@ def _architectures(config: dict[str, Any]) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _tied(config: dict[str, Any]) -> bool | None:
-    """What config.json says about tied embeddings, at the top or for the text part; None if it does not say."""
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict) and isinstance(part.get("tie_word_embeddings"), bool):
-            return part["tie_word_embeddings"]
-    return None
-
-
 def _dtypes(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     tensors, parameters, nbytes = Counter[str](), Counter[str](), Counter[str]()
     for tensor in checkpoint.values():
@@ -101,6 +95,12 @@ def _dtypes(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         {"dtype": name, "tensors": tensors[name], "parameters": parameters[name], "bytes": size}
         for name, size in nbytes.most_common()
     ]
+
+
+def _parts(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    layout = layout_of(checkpoint)
+    counts = Counter(part.role for part in layout.values())
+    return [{"role": role, "tensors": counts[role], "parameters": n} for role, n in layout.elements.items()]
 
 
 def _files(checkpoint: Checkpoint) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from eutectic.errors import RecipeError
-from eutectic.recipes.layers import follows_layers, layer_of, main_stack, position_of, stacks_of
+from eutectic.weights.layers import follows_layers, layer_of, main_stack, position_of, stacks_of
 from eutectic.recipes.modules import module_of
 from eutectic.recipes.tree import Leaf, Merge, Node, Part, Stack, Tree
 from eutectic.recipes.vocabulary import Unified

@@ -8,7 +8,7 @@ from typing import Any
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Renumbered
-from eutectic.recipes.layers import depth_keys
+from eutectic.weights.layers import depth_keys
 
 __all__ = ["edited"]
 

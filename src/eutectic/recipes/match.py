@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Binding, Renumbered
-from eutectic.recipes.token_rows import vocabulary_tensors
 from eutectic.recipes.tree import Leaf, Merge, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.dtypes import DType
+from eutectic.weights.layout import heads_of, layout_of, repeats_embedding, ties_heads, vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Account", "Step", "match_tensors"]
@@ -22,7 +22,6 @@ _VOCABULARIES = (
     "Their vocabularies differ. 'tokenizer_source: union' in the recipe keeps every model's tokens, 'base' those of "
     "the base model; embeddings follow."
 )
-HEADS = ("lm_head.weight", "model.lm_head.weight", "embed_out.weight", "output.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +137,8 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched([lacking[name] for name in unmatched]))
     binding.check_filters()
-    lines = (*_lines(steps, kinds), *(unified.lines if unified is not None else ()))
-    return Account(tuple(steps), lines, tuple(binding.renumbered), unified)
+    lines = [*_lines(steps, kinds), *_unknown(reference), *(unified.lines if unified is not None else ())]
+    return Account(tuple(steps), tuple(lines), tuple(binding.renumbered), unified)
 
 
 def _by_token(name: str, tree: Tree) -> bool:
@@ -166,27 +165,38 @@ def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:
 
 
 def _tied_heads(reference: Leaf, leaves: tuple[Leaf, ...]) -> set[str]:
-    """Output heads that the reference ties to its embedding and does not store, though another source stores them."""
+    """Output heads that the reference ties to its embedding: it lacks them, or stores the embedding twice."""
     if not _ties(reference):
         return set()
     found: set[str] = set()
     for leaf in leaves:
-        for name in HEADS:
-            if name in leaf.checkpoint and name not in reference.checkpoint:
-                if not _ties(leaf):
-                    raise SourceError(
-                        f"{leaf.label}: has its own {name}, while {reference.label} ties the head to its embedding. "
-                        "They cannot be merged: untie one or tie the other first."
-                    )
-                found.add(name)
+        for name in heads_of(leaf.checkpoint):
+            own = name in reference.checkpoint
+            if own and not repeats_embedding(reference.checkpoint, name):
+                continue
+            if not _ties(leaf):
+                raise SourceError(
+                    f"{leaf.label}: has its own {name}, while {reference.label} ties the head to its embedding. "
+                    "They cannot be merged: untie one or tie the other first."
+                )
+            found.add(name)
     return found
 
 
 def _ties(leaf: Leaf) -> bool:
-    config = leaf.checkpoint.config
-    text = config.get("text_config")
-    nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-    return bool(config.get("tie_word_embeddings", nested))
+    return bool(ties_heads(leaf.checkpoint.config))
+
+
+def _unknown(reference: Leaf) -> list[str]:
+    """A warning where config.json names an architecture and no rule tells what its tensors are for."""
+    config = reference.checkpoint.config
+    kind = config.get("model_type") or next(iter(config.get("architectures") or ()), None)
+    if kind is None or layout_of(reference.checkpoint).recognised:
+        return []
+    return [
+        f"warning: unknown architecture {kind}: no rule says what most of its tensors are for; layers are found by "
+        "their numbering, the rest by name and shape"
+    ]
 
 
 def _unmatched(shown: list[str]) -> str:

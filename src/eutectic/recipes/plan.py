@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from eutectic.errors import MethodError, OutputError, ResourceError
 from eutectic.ops.program import Program
 from eutectic.recipes.compute import arena_bytes, twin
+from eutectic.recipes.config_json import edited
 from eutectic.recipes.cutting import Kind, cut, device_bytes
 from eutectic.recipes.match import Account, Step, match_tensors
 from eutectic.recipes.options import DEFAULT_MEMORY, Options
@@ -57,7 +58,9 @@ class Plan(Checkpoint):
         self._tensors_read: dict[str, PlannedTensor] = {}
         self._shared: Any = None
         self.lock = threading.RLock()
-        super().__init__({}, config=tree.reference.checkpoint.config)
+        config, dtype = tree.reference.checkpoint.config, tree.root.dtype
+        edit = edited(config, None if dtype is None else dtype.torch, account.renumbered) if config else {}
+        super().__init__({}, config=edit)
 
     def __getitem__(self, name: str) -> PlannedTensor:
         from eutectic.recipes.planned import PlannedTensor
