@@ -45,6 +45,7 @@ ROLES = {
     "text_model.embeddings.position_ids": "buffer",
     "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight": "attention.o",
     "unet/down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj.weight": "mlp",
+    "layers.0.weight": "mlp",
     "blorp.0.zork": "other",
 }
 VECTORS = ("model.layers.0.self_attn.q_norm.weight", "h.0.ln_1.bias", "bert.embeddings.LayerNorm.gamma", "norm.weight")

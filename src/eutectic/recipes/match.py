@@ -222,10 +222,13 @@ def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     numbers = sum(step.numel for step in merged)
     lines = [f"merged: {_tensors(merged)}, {numbers:,} parameter{'s' if numbers != 1 else ''}"]
     reasons = {
+        "whole": "not sparsified (log-space), merged by task_arithmetic with the same weights",
         "not a float": "copied from the reference model: not floating-point numbers",
         "unmatched": "copied from the reference model or the first source that has it: not in every source",
         "tied": "left out: the reference model ties it to the embedding (tie_word_embeddings)",
     }
+    whole = [step.name for step in merged if any(merge.instead is not None for merge in step.merges)]
+    kinds = {**({"whole": whole} if whole else {}), **kinds}
     for kind, names in kinds.items():
         shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
         lines.append(f"{reasons[kind]}: {len(names)} ({shown})")

@@ -100,7 +100,7 @@ class Plan(Checkpoint):
         """A reduction over the whole model exists only in the kernels, and for one merge of all tensors."""
 
         def indices(kind: Kind) -> set[int]:
-            return {merge.index for merge in kind.step.merges}
+            return {merge.index if merge.instead is None else merge.instead for merge in kind.step.merges}
 
         for kind in self.kinds:
             for merge in kind.step.merges if kind.step.action == "merge" else ():

@@ -18,6 +18,7 @@ from eutectic.weights.vocabulary import Vocabulary
 
 __all__ = ["Donor", "TokenRows"]
 
+
 class Donor:
     """One model as a source of embeddings: its tokens and its tensors."""
 

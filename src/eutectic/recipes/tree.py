@@ -48,7 +48,8 @@ class Leaf:
 class Merge:
     """One merge: `inputs` in the order of the method's rows, `base` first where the method works on deltas.
 
-    Where `settings` vary from tensor to tensor, `parameters` is empty until a tensor is bound.
+    Where `settings` vary from tensor to tensor, `parameters` is empty until a tensor is bound. `instead` is the index
+    of the merge that this one replaces for a tensor whose entries must all count.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Merge:
     semantics: str
     reference: Node
     settings: Settings | None = None
+    instead: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -177,6 +177,9 @@ def _role(name: str, axes: int) -> str:
         return "bias"
     if layer_of(name) is None and (last.endswith("_head") or (words & _HEADS and "embeddings" not in words)):
         return "head"
+    layer = layer_of(name)
+    if layer is not None and axes == 2 and layer.rest in ("", ".weight"):
+        return "mlp"  # a layer that is one matrix
     return _block(inner) or _rest(words, last, axes)
 
 
