@@ -221,8 +221,15 @@ class Plan(Checkpoint):
 
     @property
     def notes(self) -> list[str]:
-        """Where mergekit and the paper differ for the methods used, and which meaning applies."""
-        lines = []
+        """Where mergekit and the paper differ for the methods used, which meaning applies; weights without effect."""
+        lines = [
+            f"{merge.place}: the weight {merge.parameters['weight'][0]:g} of the only source has no effect, as weights "
+            "are divided by their sum; normalize: false keeps it"
+            for merge in self.tree.merges
+            if merge.parameters.get("normalize") is True
+            and len(merge.sources) == 1
+            and merge.parameters.get("weight", [1])[0] != 1
+        ]
         for merge in {m.method.name: m for m in self.tree.merges}.values():
             for line in merge.method.departures:
                 lines.append(f"{merge.method.name} (semantics: {merge.semantics}): {line}")

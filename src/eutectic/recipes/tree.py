@@ -48,7 +48,7 @@ class Leaf:
 class Merge:
     """One merge: `inputs` in the order of the method's rows, `base` first where the method works on deltas.
 
-    Where `settings` vary from tensor to tensor, `parameters` is empty until a tensor is bound. `instead` is the index
+    `place` is where the recipe lists its sources. Where `settings` vary from tensor to tensor, `parameters` is empty until a tensor is bound. `instead` is the index
     of the merge that this one replaces for a tensor whose entries must all count.
     """
 
@@ -63,6 +63,7 @@ class Merge:
     reference: Node
     settings: Settings | None = None
     instead: int | None = None
+    place: str = ""
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -209,6 +210,7 @@ class _Builder:
         return Merge(
             self.merges - 1, method, {} if settings.varies else settings.at("", 0.0), base_node, sources, seed,
             dtype_of(stored) if stored else None, recipe.semantics, reference, settings if settings.varies else None,
+            place=place_of((*group.location, group.key)),
         )  # fmt: skip
 
     def node(self, reference: Reference, recipe: Recipe, seed: int, depth: int, scope: tuple[int, ...]) -> Node:
