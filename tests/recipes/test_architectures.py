@@ -216,3 +216,34 @@ def test_a_real_encoder(tmp_path: Path) -> None:
     check_average("Bert", out, encoder, tmp_path / "tuned")
     tokens = transformers.AutoTokenizer.from_pretrained(out)("Merged models are models.")["input_ids"]
     assert tokens == transformers.AutoTokenizer.from_pretrained(encoder)("Merged models are models.")["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["Mixtral", "Qwen3Moe", "Olmoe", "Llava"])
+@pytest.mark.parametrize("reference", ["a", "b"])
+def test_names_and_experts_of_both_versions_merge(kind: str, reference: str, make: Make, tmp_path: Path) -> None:
+    """Experts apart under the names of the hub, or together under those of transformers 5."""
+    folders = {"a": make(kind, "a", 0), "b": make(kind, "b", 1, save_original_format=False)}
+    a, b = (folders[reference], folders["b" if reference == "a" else "a"])
+    sources = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in (a, b)]
+    recipe = {"merge_method": "linear", "models": sources}
+    made = plan(recipe)
+    assert set(made) == set(made.tree.reference.checkpoint)
+    (line,) = (line for line in made.account.lines if "layout of the reference model" in line)
+    assert line.startswith(str(b)) and (kind == "Llava" or "of experts" in line)
+    check_average(kind, merged(recipe, tmp_path / "out"), a, b)
+
+
+def test_a_language_model_merges_into_one_with_towers(make: Make, tmp_path: Path) -> None:
+    vlm, llm = make("Llava", "vlm", 0), make("Llama", "llm", 1)
+    both = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in (vlm, llm)]
+    rest = {"models": both[:1]}
+    modules = {"text_decoder": {"models": both}, "vision_tower": rest, "multi_modal_projector": rest}
+    out = merged({"merge_method": "linear", "modules": modules}, tmp_path / "out")
+    found, old, text = (loaded(*pair).state_dict() for pair in (
+        (out, class_of("Llava")), (vlm, class_of("Llava")), (llm, class_of("Llama"))
+    ))  # fmt: skip
+    for name, value in found.items():
+        other = text.get(name.replace("model.language_model.", "model."))
+        wanted = old[name] if other is None else (old[name].double() + other.double()).float() / 2
+        torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-7)
+    assert sum("language_model" in name for name in found) == len(text) - 1  # and the head

@@ -6,7 +6,7 @@ tests below hold what no other file does.
 | no. | complaint | tested in |
 |---|---|---|
 | 4 | an architecture waits for somebody to write it down | `test_match.py::test_an_unknown_architecture_is_merged_with_one_warning`, `test_architectures.py` |
-| 5 | tensors of towers lost in silence; a VLM merged with a language model | here |
+| 5 | tensors of towers lost in silence; a VLM merged with a language model | here, `test_architectures.py::test_a_language_model_merges_into_one_with_towers` |
 | 6 | vocabularies differ: cut, or garbage | `test_vocabulary.py::test_different_vocabularies_without_a_word_are_refused_with_the_cure`, `test_vocabulary.py::test_the_union_keeps_every_token_of_every_model` |
 | 7 | tied weights: a head too many, or none | `test_match.py::test_a_head_that_the_reference_ties_is_left_out`, here |
 | 8 | MoE: one shared expert only, unclear errors | here, `test_architectures.py` |

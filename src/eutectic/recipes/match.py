@@ -11,6 +11,7 @@ from eutectic.recipes.binding import Binding, Renumbered
 from eutectic.recipes.tree import Leaf, Merge, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.dtypes import DType
+from eutectic.weights.keymap import Presented
 from eutectic.weights.layout import heads_of, layout_of, repeats_embedding, ties_heads, vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 
@@ -137,7 +138,12 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched([lacking[name] for name in unmatched]))
     binding.check_filters()
-    lines = [*_lines(steps, kinds), *_unknown(reference), *(unified.lines if unified is not None else ())]
+    lines = [
+        *_lines(steps, kinds),
+        *_presented(tree.sources),
+        *_unknown(reference),
+        *(unified.lines if unified is not None else ()),
+    ]
     return Account(tuple(steps), tuple(lines), tuple(binding.renumbered), unified)
 
 
@@ -185,6 +191,16 @@ def _tied_heads(reference: Leaf, leaves: tuple[Leaf, ...]) -> set[str]:
 
 def _ties(leaf: Leaf) -> bool:
     return bool(ties_heads(leaf.checkpoint.config))
+
+
+def _presented(leaves: tuple[Leaf, ...]) -> list[str]:
+    lines = []
+    for leaf in leaves:
+        if isinstance(leaf.checkpoint, Presented):
+            renamed, experts = leaf.checkpoint.renamed, leaf.checkpoint.experts
+            what = [f"{renamed} under other names"] * bool(renamed) + [f"{experts} of experts"] * bool(experts)
+            lines.append(f"{leaf.label}: tensors read in the layout of the reference model: {', '.join(what)}")
+    return lines
 
 
 def _unknown(reference: Leaf) -> list[str]:
