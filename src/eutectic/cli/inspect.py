@@ -81,7 +81,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
 
 
 def _architectures(config: dict[str, Any]) -> list[str]:
-    names = config.get("architectures")
+    names = config.get("architectures", [config["_class_name"]] if "_class_name" in config else None)
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
@@ -105,7 +105,10 @@ def _parts(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 def _files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     tensors = Counter(t.file.path for t in checkpoint.values() if isinstance(t, StoredTensor))
-    return [{"name": file.path.name, "bytes": file.size, "tensors": tensors[file.path]} for file in checkpoint.headers]
+    return [
+        {"name": checkpoint.name_of(file), "bytes": file.size, "tensors": tensors[file.path]}
+        for file in checkpoint.headers
+    ]
 
 
 def _largest(checkpoint: Checkpoint) -> list[TensorRef]:

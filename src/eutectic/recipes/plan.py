@@ -60,7 +60,7 @@ class Plan(Checkpoint):
         self.lock = threading.RLock()
         config, dtype = tree.reference.checkpoint.config, tree.root.dtype
         edit = edited(config, None if dtype is None else dtype.torch, account.renumbered) if config else {}
-        super().__init__({}, config=edit)
+        super().__init__({}, config=edit, components=_components(tree))
 
     def __getitem__(self, name: str) -> PlannedTensor:
         from eutectic.recipes.planned import PlannedTensor
@@ -185,7 +185,7 @@ class Plan(Checkpoint):
     @cached_property
     def shards(self) -> list[Shard]:
         """The weight files of the result: names, tensors, sizes."""
-        return split_into_shards(self.steps, self.options.shard_bytes)
+        return split_into_shards(self.steps, self.options.shard_bytes, self.components)
 
     @property
     def disk(self) -> int:
@@ -288,6 +288,13 @@ class Plan(Checkpoint):
             "notes": self.notes,
             "licence": self.licence_warning,
         }
+
+
+def _components(tree: Tree) -> dict[str, str]:
+    """Folder and file name of each model of the result: those of the reference come first."""
+    own = tree.reference.checkpoint.components
+    rest = [] if "" in own else [leaf.checkpoint.components for leaf in tree.sources]
+    return own | {folder: stem for found in rest for folder, stem in found.items() if folder and folder not in own}
 
 
 def passes_of(programs: Mapping[int, Program]) -> int:

@@ -98,7 +98,7 @@ def presented_as(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
         return checkpoint
     made = Presented(
         tensors, path=checkpoint.path, config=checkpoint.config, headers=checkpoint.headers,
-        held_bytes=checkpoint.held_bytes,
+        held_bytes=checkpoint.held_bytes, components=checkpoint.components,
     )  # fmt: skip
     made.renamed, made.experts = renamed, experts
     return made
