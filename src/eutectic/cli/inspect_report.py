@@ -15,6 +15,7 @@ __all__ = ["print_inspection"]
 LARGEST = 3  # patterns named as having the largest tensors
 MOST_STACKS = 4
 MOST_FILES = 12
+MOST_PARTS = 6
 MOST_PATTERNS = 60  # rows of the pattern table; --json has all
 
 
@@ -40,6 +41,7 @@ def _print_summary(facts: dict[str, Any]) -> None:
         ("types", "; ".join(dtypes)),
         *([("quantised", _quantised_words(facts["quantisation"]))] if facts["quantisation"] else []),
         ("layers", "; ".join(_shorten(stacks, MOST_STACKS)) or "none numbered"),
+        ("parts", "; ".join(_shorten(_part_lines(facts), MOST_PARTS))),
         ("tied", _tied_words(facts["tied_embeddings"], facts["output_head"])),
         ("files", "; ".join(_shorten(_file_lines(facts["files"]), MOST_FILES)) or "none: not written yet"),
     ]
@@ -68,6 +70,16 @@ def _tied_words(tied: bool | None, head: str | None) -> str:
     if tied:
         return f"yes, says config.json; yet {stored} too" if head else "yes, says config.json"
     return f"no, says config.json; {stored}"
+
+
+def _part_lines(facts: dict[str, Any]) -> list[str]:
+    """Shares of the parameters by what they are for, the kinds of attention together."""
+    groups: dict[str, int] = {}
+    for part in facts["parts"]:
+        group = part["role"].partition(".")[0]
+        groups[group] = groups.get(group, 0) + part["parameters"]
+    ranked = sorted(groups.items(), key=lambda item: -item[1])
+    return [f"{group} {format_share(n / max(facts['parameters'], 1))}" for group, n in ranked]
 
 
 def _file_lines(files: list[dict[str, Any]]) -> list[str]:

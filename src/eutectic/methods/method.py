@@ -121,6 +121,8 @@ class Method:
         sources: fewest and most sources (None: any number), the base not counted unless base is "first".
         symmetric: the order of sources does not matter. stochastic: depends on the seed.
         idempotent: merging copies of one tensor (and base) gives that tensor back, at default parameters.
+        sparsifies: entries of a delta may be left out; tensors where none may (log-space ones) are merged by
+            `methods/dense.py` instead. Needs base "required".
         ignored: parameter names accepted for compatibility, without effect.
         paper: defaults that change under ``semantics: paper``. departures: where mergekit and the paper differ.
     """
@@ -137,6 +139,7 @@ class Method:
     symmetric: bool = True
     stochastic: bool = False
     idempotent: bool = True
+    sparsifies: bool = False
     ignored: tuple[str, ...] = ()
     paper: Mapping[str, Any] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
@@ -145,6 +148,8 @@ class Method:
     def __post_init__(self) -> None:
         for name in ("__doc__", "__name__", "__module__"):  # so that help() and doctest see the function
             object.__setattr__(self, name, getattr(self.function, name, None))
+        if self.sparsifies and self.base != "required":
+            raise MethodError(f'{self.name}: sparsifies leaves entries of deltas out, so it needs base="required"')
         object.__setattr__(self, "__wrapped__", self.function)
 
     def __call__(

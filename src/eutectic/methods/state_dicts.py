@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import MethodError, SourceError
 from eutectic.methods import get_method
+from eutectic.methods.dense import dense_counterpart
 from eutectic.methods.method import Method
 from eutectic.ops.random import Draws
+from eutectic.weights.layout import is_log_space
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,8 @@ def merge_state_dicts(
         parameters: as in a recipe: ``{"weight": [0.3, 0.7], "lambda": 1.0}``; per-source values are a list in
             the order of `models`, or a mapping from their keys, or one number for all.
         seed: for stochastic methods.
+
+    Log-space tensors (by their names) are merged without leaving entries out, as in a recipe.
 
     Returns:
         A new dict with the names and dtypes of the base (or first model); tensors that are not floating point are
@@ -70,12 +74,15 @@ def merge_state_dicts(
     _check_names(reference, sources)
     floating = [name for name, tensor in reference.items() if tensor.is_floating_point()]
     merged = dict(reference)
+    whole = [name for name in floating if chosen.sparsifies and is_log_space(name)]
     if settled.get("scope") == "model":
-        merged |= _merge_whole(chosen, reference, sources, floating, base, settled, seed)
-        return merged
+        rest = [name for name in floating if name not in whole]
+        merged |= _merge_whole(chosen, reference, sources, rest, base, settled, seed)
+        floating = whole
     for name in floating:
-        tensors = [source[name] for source in sources]
-        merged[name] = _merge_one(chosen, tensors, base[name] if base is not None else None, settled, seed, name)
+        tensors, start = [source[name] for source in sources], None if base is None else base[name]
+        pair = dense_counterpart(chosen, settled, len(sources)) if name in whole else (chosen, settled)
+        merged[name] = _merge_one(pair[0], tensors, start, pair[1], seed, name)
     return merged
 
 

@@ -31,7 +31,7 @@ def twin(merge: Merge, step: Step, *, torch_only: bool = False) -> Program | Non
     try:
         program = merge.method.lower(setting)
     except MethodError as error:
-        raise MethodError(f"{step.name}: {error}") from None
+        raise MethodError(f"{merge.place}: {error} (found for {step.name})") from None
     if program is None:
         return None
     wide = any(row_dtype(node, step) is F64 for node in merge.inputs)

@@ -11,11 +11,12 @@ from typing import Any
 from eutectic.errors import SourceError
 from eutectic.recipes.references import resolve_model
 from eutectic.recipes.schema import Recipe
-from eutectic.recipes.token_rows import Donor, TokenRows, vocabulary_tensors
+from eutectic.recipes.token_rows import Donor, TokenRows
 from eutectic.recipes.tokenizer import BASE, UNION, OtherToken, Tokenizer, TokenSource
 from eutectic.recipes.tree import Leaf, Tree
 from eutectic.weights.chosen_rows import ChosenRows
 from eutectic.weights.files import Place, RemotePath, is_folder, open_file
+from eutectic.weights.layout import vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 from eutectic.weights.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
