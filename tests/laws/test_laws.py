@@ -51,6 +51,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "magmax": [{}, {"lambda_": 0.5}],
     "ram": [{}, {"epsilon": 1.0}],
     "ramplus_tl": [{}, {"r": 0.5, "alpha": 2.0}],
+    "tsv_m": [{}, {"weight": [0.5, -0.25], "lambda_": 0.5}],
 }
 
 

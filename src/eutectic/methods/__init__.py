@@ -31,6 +31,7 @@ from eutectic.methods.slerp import slerp
 from eutectic.methods.soup import soup
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
+from eutectic.methods.tsv_m import tsv_m
 from eutectic.registry import Plugins
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "soup",
     "task_arithmetic",
     "ties",
+    "tsv_m",
 ]
 
 BUILT_IN = {
@@ -93,6 +95,7 @@ BUILT_IN = {
         magmax,
         ram,
         ramplus_tl,
+        tsv_m,
         nearswap,
         arcee_fusion,
         passthrough,

@@ -121,8 +121,13 @@ class Method:
         sources: fewest and most sources (None: any number), the base not counted unless base is "first".
         symmetric: the order of sources does not matter. stochastic: depends on the seed.
         idempotent: merging copies of one tensor (and base) gives that tensor back, at default parameters.
+        differentiable: gradients are finite everywhere (those of singular directions are not, where values are equal).
+        vocabulary: the method that merges tensors with a row per token (embeddings, output heads) in place of this
+            one; it gets those of this one's parameters that it has.
         ignored: parameter names accepted for compatibility, without effect.
         paper: defaults that change under ``semantics: paper``. departures: where mergekit and the paper differ.
+        lower: the fast twin. work_bytes: what the torch function allocates besides float32 inputs, the result
+            included; without it, two float32 copies of every input and result are reckoned with.
     """
 
     name: str
@@ -137,10 +142,13 @@ class Method:
     symmetric: bool = True
     stochastic: bool = False
     idempotent: bool = True
+    differentiable: bool = True
+    vocabulary: Method | None = None
     ignored: tuple[str, ...] = ()
     paper: Mapping[str, Any] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
     lower: Callable[[Setting], Program | None] | None = None
+    work_bytes: Callable[[Setting], int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("__doc__", "__name__", "__module__"):  # so that help() and doctest see the function

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from eutectic.errors import RecipeError
 from eutectic.recipes.layers import follows_layers, layer_of, main_stack, position_of, stacks_of
 from eutectic.recipes.modules import module_of
+from eutectic.recipes.token_rows import vocabulary_tensors
 from eutectic.recipes.tree import Leaf, Merge, Node, Part, Stack, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.tensor_ref import TensorRef
@@ -67,6 +68,9 @@ class Binding:
         changed = {} if unified is None else unified.tensors
         self._tensors = [{**leaf.checkpoint, **changed.get(leaf.index, {})} for leaf in tree.leaves]
         self.renumbered: list[Renumbered] = []
+        self._by_token: frozenset[str] = frozenset()
+        if any(merge.method.vocabulary is not None for merge in tree.merges):
+            self._by_token = frozenset(vocabulary_tensors(tree.reference.checkpoint))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -222,17 +226,22 @@ class Binding:
             self._bind(merge.reference, name, refs)
         if any(node is None for node in inputs):
             return None
-        if merge.settings is None and all(a is b for a, b in zip(inputs, merge.inputs, strict=True)):
+        method = merge.method if name not in self._by_token else merge.method.vocabulary or merge.method
+        same = merge.settings is None and method is merge.method
+        if same and all(a is b for a, b in zip(inputs, merge.inputs, strict=True)):
             return merge
         parameters = merge.parameters if merge.settings is None else merge.settings.at(name, t)
+        if method is not merge.method:
+            parameters = {key: value for key, value in parameters.items() if key in method.parameters}
         flat = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(parameters.items()))
-        known = (merge.index, flat, repr(flat), *map(id, inputs))  # repr: 1, 1.0 and true are equal
+        known = (merge.index, method.name, flat, repr(flat), *map(id, inputs))  # repr: 1, 1.0 and true are equal
         if known not in self._known:
             base, *rest = inputs if merge.base is not None else (None, *inputs)
             at = next((at for at, node in enumerate(merge.inputs) if node is merge.reference), None)
             self._known[known] = replace(
-                merge, parameters=parameters, base=base, sources=tuple(node for node in rest if node is not None),
-                reference=merge.reference if at is None else inputs[at], settings=None,
+                merge, method=method, parameters=parameters, base=base, settings=None,
+                sources=tuple(node for node in rest if node is not None),
+                reference=merge.reference if at is None else inputs[at],
             )  # fmt: skip
         return self._known[known]
 
