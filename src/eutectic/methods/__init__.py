@@ -16,7 +16,10 @@ from eutectic.methods.dare import dare_linear, dare_ties
 from eutectic.methods.della import della, della_linear
 from eutectic.methods.ema import ema
 from eutectic.methods.expo import expo
+from eutectic.methods.iso_c import iso_c
+from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
+from eutectic.methods.knots import knots_ties
 from eutectic.methods.linear import linear
 from eutectic.methods.magmax import magmax
 from eutectic.methods.method import Method, PerSource, Range, each, merge_method
@@ -25,13 +28,17 @@ from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.r_tsvm import r_tsvm
 from eutectic.methods.ram import ram, ramplus_tl
 from eutectic.methods.sce import sce
+from eutectic.methods.singular_value_calibration import task_arithmetic_svc
 from eutectic.methods.slerp import slerp
 from eutectic.methods.soup import soup
+from eutectic.methods.subspace_boosting import task_arithmetic_sb, ties_sb
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
 from eutectic.methods.tsv_m import tsv_m
+from eutectic.methods.wudi import wudi
 from eutectic.registry import Plugins
 
 __all__ = [
@@ -51,7 +58,10 @@ __all__ = [
     "ema",
     "expo",
     "get_method",
+    "iso_c",
+    "iso_cts",
     "karcher",
+    "knots_ties",
     "linear",
     "list_methods",
     "magmax",
@@ -61,14 +71,19 @@ __all__ = [
     "nearswap",
     "nuslerp",
     "passthrough",
+    "r_tsvm",
     "ram",
     "ramplus_tl",
     "sce",
     "slerp",
     "soup",
     "task_arithmetic",
+    "task_arithmetic_sb",
+    "task_arithmetic_svc",
     "ties",
+    "ties_sb",
     "tsv_m",
+    "wudi",
 ]
 
 BUILT_IN = {
@@ -96,6 +111,14 @@ BUILT_IN = {
         ram,
         ramplus_tl,
         tsv_m,
+        r_tsvm,
+        iso_c,
+        iso_cts,
+        task_arithmetic_sb,
+        ties_sb,
+        wudi,
+        knots_ties,
+        task_arithmetic_svc,
         nearswap,
         arcee_fusion,
         passthrough,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Eigen = tuple[torch.Tensor, torch.Tensor]
 
-__all__ = ["CUTOFF", "Spectrum", "SpectrumCache", "gram_eigen", "inverse_root", "orthogonal", "spectrum"]
+__all__ = ["CUTOFF", "Spectrum", "SpectrumCache", "gram_eigen", "inverse", "inverse_root", "orthogonal", "spectrum"]
 
 CUTOFF = 1e-7  # share of the largest singular value
 TRUSTED = 1e-4  # at this share the vectors of a Gram matrix are still exact to 1e-8
@@ -97,6 +97,18 @@ def inverse_root(columns: torch.Tensor) -> torch.Tensor:
         return vectors
     kept = values > DEPENDENT * values[0]
     return vectors * values.where(kept, 1.0).rsqrt().where(kept, 0.0) @ vectors.T
+
+
+def inverse(gram: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """The inverse of a Gram matrix on its eigenvectors above `cutoff` of the largest eigenvalue, zero on the rest.
+
+    >>> import torch
+    >>> inverse(torch.diag(torch.tensor([4.0, 1e-12], dtype=torch.float64)), 1e-10).tolist()
+    [[0.25, 0.0], [0.0, 0.0]]
+    """
+    values, vectors = _decompose(gram)
+    kept = values > cutoff * values[:1]
+    return vectors * (1.0 / values.where(kept, 1.0)).where(kept, 0.0) @ vectors.T
 
 
 def gram_eigen(matrix: torch.Tensor) -> Eigen:
