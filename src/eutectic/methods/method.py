@@ -226,6 +226,13 @@ class Method:
             settled[name] = values if parameter.per_source else value
         return settled, faults
 
+    def by_token(self, settled: Mapping[str, Any], sources: int) -> tuple[Method, dict[str, Any]]:
+        """What merges tensors with a row per token, and its parameters: those of this method that it has."""
+        if self.vocabulary is None:
+            return self, dict(settled)
+        shared = {name: value for name, value in settled.items() if name in self.vocabulary.parameters}
+        return self.vocabulary, self.vocabulary.settle(shared, sources)[0]
+
     def unknown(self, name: str) -> list[tuple[str, str]]:
         """The fault of a parameter that the method neither takes nor ignores, or an empty list."""
         known = [*self.parameters, *self.ignored]

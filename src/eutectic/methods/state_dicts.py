@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import MethodError, SourceError
@@ -25,6 +25,7 @@ def merge_state_dicts(
     base: StateDict | None = None,
     parameters: Mapping[str, Any] | None = None,
     seed: int = 0,
+    vocabulary: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
     """Merge state dicts tensor by tensor; the same numbers as a recipe gives on files.
 
@@ -35,6 +36,8 @@ def merge_state_dicts(
         parameters: as in a recipe: ``{"weight": [0.3, 0.7], "lambda": 1.0}``; per-source values are a list in
             the order of `models`, or a mapping from their keys, or one number for all.
         seed: for stochastic methods.
+        vocabulary: names of tensors with a row per token (embeddings, output heads), which methods that work on
+            singular directions average. A recipe knows them by config.json's vocab_size.
 
     Returns:
         A new dict with the names and dtypes of the base (or first model); tensors that are not floating point are
@@ -75,7 +78,8 @@ def merge_state_dicts(
         return merged
     for name in floating:
         tensors = [source[name] for source in sources]
-        merged[name] = _merge_one(chosen, tensors, base[name] if base is not None else None, settled, seed, name)
+        one, values = chosen.by_token(settled, len(sources)) if name in vocabulary else (chosen, settled)
+        merged[name] = _merge_one(one, tensors, base[name] if base is not None else None, values, seed, name)
     return merged
 
 

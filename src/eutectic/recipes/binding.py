@@ -226,13 +226,13 @@ class Binding:
             self._bind(merge.reference, name, refs)
         if any(node is None for node in inputs):
             return None
-        method = merge.method if name not in self._by_token else merge.method.vocabulary or merge.method
-        same = merge.settings is None and method is merge.method
-        if same and all(a is b for a, b in zip(inputs, merge.inputs, strict=True)):
+        by_token = name in self._by_token and merge.method.vocabulary is not None
+        if merge.settings is None and not by_token and all(a is b for a, b in zip(inputs, merge.inputs, strict=True)):
             return merge
         parameters = merge.parameters if merge.settings is None else merge.settings.at(name, t)
-        if method is not merge.method:
-            parameters = {key: value for key, value in parameters.items() if key in method.parameters}
+        method = merge.method
+        if by_token:
+            method, parameters = method.by_token(parameters, len(merge.sources))
         flat = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(parameters.items()))
         known = (merge.index, method.name, flat, repr(flat), *map(id, inputs))  # repr: 1, 1.0 and true are equal
         if known not in self._known:
