@@ -46,5 +46,5 @@ def test_what_is_no_matrix_takes_the_mean() -> None:
 
 def test_bytes_are_those_of_the_largest_matrix_and_the_result() -> None:
     assert matrix_bytes((10, 20), whole=2, square=3) == 8 * (2 * 200 + 3 * 100) + 8 * 200
-    assert matrix_bytes((4, 10, 20), whole=2, square=3) == 8 * (2 * 200 + 3 * 100) + 16 * 800
+    assert matrix_bytes((4, 10, 20), whole=2, square=3) == 8 * (2 * 200 + 3 * 100) + 48 * 800
     assert matrix_bytes((10,), whole=2, square=3) == 0

@@ -12,15 +12,18 @@ from functools import cache
 from eutectic.errors import EutecticError, MethodError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
 from eutectic.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from eutectic.methods.consensus import consensus
 from eutectic.methods.dare import dare_linear, dare_ties
 from eutectic.methods.della import della, della_linear
 from eutectic.methods.ema import ema
+from eutectic.methods.emr import emr
 from eutectic.methods.expo import expo
 from eutectic.methods.iso_c import iso_c
 from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
 from eutectic.methods.knots import knots_ties
 from eutectic.methods.linear import linear
+from eutectic.methods.localize_and_stitch import localize_and_stitch
 from eutectic.methods.magmax import magmax
 from eutectic.methods.method import Method, PerSource, Range, each, merge_method
 from eutectic.methods.model_stock import model_stock
@@ -28,6 +31,7 @@ from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.pcb import pcb
 from eutectic.methods.r_tsvm import r_tsvm
 from eutectic.methods.ram import ram, ramplus_tl
 from eutectic.methods.sce import sce
@@ -119,6 +123,10 @@ BUILT_IN = {
         wudi,
         knots_ties,
         task_arithmetic_svc,
+        consensus,
+        emr,
+        localize_and_stitch,
+        pcb,
         nearswap,
         arcee_fusion,
         passthrough,

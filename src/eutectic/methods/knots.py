@@ -24,7 +24,7 @@ def _work_bytes(setting: Setting) -> int:
         return 0
     _, m, n = stack
     side = min(m, n * setting.sources)
-    return matrix_bytes(setting.shape, whole=8 * setting.sources + 8, square=1) + 8 * 8 * side * side
+    return matrix_bytes(setting.shape, whole=5 * setting.sources + 9, square=1) + 8 * 8 * side * side
 
 
 @merge_method(

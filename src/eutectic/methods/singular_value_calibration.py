@@ -19,7 +19,7 @@ __all__ = ["task_arithmetic_svc"]
 
 
 def _work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=9, square=8)
+    return matrix_bytes(setting.shape, whole=10, square=8)
 
 
 def _lower(setting: Setting) -> Program | None:

@@ -42,11 +42,11 @@ def boost(matrix: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def _sb_work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=6, square=8)
+    return matrix_bytes(setting.shape, whole=8, square=8)
 
 
 def _ties_work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=8 + 4 * setting.sources, square=8)
+    return matrix_bytes(setting.shape, whole=10 + 4 * setting.sources, square=8)
 
 
 def _lower(setting: Setting) -> Program | None:

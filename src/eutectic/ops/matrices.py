@@ -88,4 +88,4 @@ def matrix_bytes(shape: Sequence[int], whole: float, square: float) -> int:
     if stack is None:
         return 0
     count, m, n = stack
-    return int(8 * (whole * m * n + square * min(m, n) ** 2)) + 8 * (1 if count == 1 else 2) * math.prod(shape)
+    return int(8 * (whole * m * n + square * min(m, n) ** 2)) + 8 * (1 if count == 1 else 6) * math.prod(shape)
