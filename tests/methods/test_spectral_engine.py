@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,14 @@ SHAPES = {
     "model.norm.scale": (),
     "lm_head.weight": (96, 24),
 }
+# A small process in between: a process that pytest itself starts would inherit pytest's own peak.
+MEASURE = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss * 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 TOKENS = ("model.embed_tokens.weight", "lm_head.weight")
 CONFIG = {"model_type": "llama", "vocab_size": 96}
 
@@ -136,3 +146,20 @@ def test_what_is_not_finite_is_told_by_tensor(paths: list[str], tmp_path: Path) 
     wanted = recipe("tsv_m", [paths[0], str(broken), paths[2]])
     with pytest.raises(MethodError, match=rf"{name}.*NaN or infinity"):
         eutectic.plan(wanted, allow_nonfinite=True)[name].read()
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "wudi"])
+def test_the_process_takes_no_more_than_the_buffers_that_were_foretold(method: str, tmp_path: Path) -> None:
+    reached, buffers = [], []
+    for at, shape in enumerate([(16, 16), (800, 2000)]):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        wanted = recipe(method, families(folder, {"layers.0.weight": shape}, 3))
+        (folder / "recipe.yaml").write_text(json.dumps(wanted))
+        buffers.append(eutectic.plan(wanted, threads=1, max_memory=1 << 30).shape.buffers)
+        options = ["--threads", "1", "--max-memory", "1GiB"]
+        command = [sys.executable, "-m", "eutectic", "merge", folder / "recipe.yaml", folder / "out", *options]
+        done = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        reached.append(int(done.stdout.split()[-1]))
+    assert reached[1] - reached[0] <= buffers[1]

@@ -16,7 +16,7 @@ __all__ = ["localize_and_stitch"]
 
 
 def _work_bytes(setting: Setting) -> int:
-    return 10 * 8 * math.prod(setting.shape)
+    return 18 * 8 * math.prod(setting.shape)
 
 
 @merge_method(

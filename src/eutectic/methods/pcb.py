@@ -19,7 +19,7 @@ LEAST = 1e-12  # sum of the shares of an entry that any task has won
 
 
 def _work_bytes(setting: Setting) -> int:
-    return (5 * setting.sources + 10) * 8 * math.prod(setting.shape)
+    return (5 * setting.sources + 22) * 8 * math.prod(setting.shape)
 
 
 def _ranked(values: torch.Tensor, at: int) -> torch.Tensor:
@@ -58,7 +58,7 @@ def pcb(
     *,
     base: torch.Tensor,
     weight: Annotated[PerSource[float], "weight of each task vector"] = each(1.0),
-    density: Annotated[float, Range(0, 1), "share of entries that win, per source"] = 0.1,
+    density: Annotated[float, Range(0, 1), "share of the entries that win in each task"] = 0.1,
     lambda_: Annotated[float, "scale of the merged task vector"] = 1.0,
     variant: Annotated[Literal["paper", "main", "vision"], "which form of the score between tasks"] = "paper",
 ) -> torch.Tensor:

@@ -134,7 +134,7 @@ def _decompose(gram: torch.Tensor) -> Eigen:
     for solve in (_by_eigh, _by_gesdd, _by_gesvd):
         try:
             return solve(gram)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             failures.append(str(error))
     raise MethodError(f"no solver finds the singular directions: {'; '.join(failures)}. Is a source damaged?")
 
@@ -161,7 +161,7 @@ def _by_gesvd(gram: torch.Tensor) -> Eigen:
     try:
         u, values, _ = svd(gram.detach().cpu().numpy(), lapack_driver="gesvd")
     except np.linalg.LinAlgError as error:
-        raise torch.linalg.LinAlgError(str(error)) from error
+        raise torch.linalg.LinAlgError(str(error)) from error  # pyright: ignore[reportPrivateImportUsage]
     return torch.from_numpy(values).to(gram.device), torch.from_numpy(u).to(gram.device)
 
 
