@@ -112,6 +112,8 @@ def test_embeddings_and_heads_are_averaged_whatever_the_settings(paths: list[str
         deltas = [w * (m[name].double() - base[name].double()) for w, m in zip((1, 0.75, 0.5), models, strict=True)]
         expected = base[name].double() + 2.0 * sum(deltas) / 3
         torch.testing.assert_close(planned[name].to_torch(), expected.float(), rtol=1e-6, atol=1e-6)
+    told = "merged by mean_delta, for they have a row per token: 2 (lm_head.weight, model.embed_tokens.weight)"
+    assert told in planned.to_json()["accounts"]
     assert {kind.step.name: kind.step.root.method.name for kind in planned.kinds}[TOKENS[0]] == "mean_delta"
     alone = eutectic.plan(wanted, torch_only=True)
     assert torch.equal(alone[TOKENS[0]].to_torch(), planned[TOKENS[0]].to_torch())

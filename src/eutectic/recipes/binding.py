@@ -69,6 +69,8 @@ class Binding:
         self._tensors = [{**leaf.checkpoint, **changed.get(leaf.index, {})} for leaf in tree.leaves]
         self.renumbered: list[Renumbered] = []
         self._by_token: frozenset[str] = frozenset()
+        self.by_token: dict[str, str] = {}
+        """Tensors with a row per token that another method merges, and its name, as far as they were bound."""
         if any(merge.method.vocabulary is not None for merge in tree.merges):
             self._by_token = frozenset(vocabulary_tensors(tree.reference.checkpoint))
 
@@ -233,6 +235,7 @@ class Binding:
         method = merge.method
         if by_token:
             method, parameters = method.by_token(parameters, len(merge.sources))
+            self.by_token[name] = method.name
         flat = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(parameters.items()))
         known = (merge.index, method.name, flat, repr(flat), *map(id, inputs))  # repr: 1, 1.0 and true are equal
         if known not in self._known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from eutectic.errors import SourceError
@@ -138,7 +138,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched([lacking[name] for name in unmatched]))
     binding.check_filters()
-    lines = (*_lines(steps, kinds), *(unified.lines if unified is not None else ()))
+    lines = (*_lines(steps, kinds), *_by_token_lines(binding.by_token), *(unified.lines if unified is not None else ()))
     return Account(tuple(steps), lines, tuple(binding.renumbered), unified)
 
 
@@ -197,6 +197,19 @@ def _unmatched(shown: list[str]) -> str:
     )
 
 
+def _by_token_lines(found: Mapping[str, str]) -> list[str]:
+    """A line for each method that merges embeddings and heads in place of the recipe's."""
+    lines = []
+    for method in dict.fromkeys(found.values()):
+        names = [name for name, other in found.items() if other == method]
+        lines.append(f"merged by {method}, for they have a row per token: {len(names)} ({_shown(names)})")
+    return lines
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
+
+
 def _tensors(found: Sized) -> str:
     return f"{len(found)} tensor{'s' if len(found) != 1 else ''}"
 
@@ -216,6 +229,5 @@ def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
         "tied": "left out: the reference model ties it to the embedding (tie_word_embeddings)",
     }
     for kind, names in kinds.items():
-        shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
-        lines.append(f"{reasons[kind]}: {len(names)} ({shown})")
+        lines.append(f"{reasons[kind]}: {len(names)} ({_shown(names)})")
     return lines
