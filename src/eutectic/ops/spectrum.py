@@ -9,11 +9,10 @@ sets it to one).
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from eutectic.errors import MethodError
+from eutectic.ops.spectrum_cache import SpectrumCache, open_cache
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +112,7 @@ def inverse(gram: torch.Tensor, cutoff: float) -> torch.Tensor:
 
 def gram_eigen(matrix: torch.Tensor) -> Eigen:
     """Falling eigenvalues and eigenvectors of A A' or A' A, whichever is smaller; from the caches that are open."""
-    cache = _open[-1] if _open and not matrix.requires_grad else None
+    cache = None if matrix.requires_grad else open_cache()
     key = cache.key(matrix) if cache is not None else b""
     found = cache.get(key) if cache is not None else None
     if found is None:
@@ -163,65 +162,3 @@ def _by_gesvd(gram: torch.Tensor) -> Eigen:
     except np.linalg.LinAlgError as error:
         raise torch.linalg.LinAlgError(str(error)) from error  # pyright: ignore[reportPrivateImportUsage]
     return torch.from_numpy(values).to(gram.device), torch.from_numpy(u).to(gram.device)
-
-
-_open: list[SpectrumCache] = []
-
-
-class SpectrumCache:
-    """Keeps decompositions while it is open, by the digest of the matrix: for many merges of the same experts.
-
-    ``with SpectrumCache(2 << 30): ...``. What was used longest ago goes when `most_bytes` are full; all goes at the
-    end. A merge gives the same bits with and without it, for what is kept does not depend on the merge.
-
-    >>> import torch
-    >>> with SpectrumCache() as cache:
-    ...     for _ in range(3):
-    ...         found = spectrum(torch.eye(2, dtype=torch.float64))
-    >>> cache.hits, cache.misses
-    (2, 1)
-    """
-
-    def __init__(self, most_bytes: int = 1 << 30) -> None:
-        self.most_bytes, self.nbytes, self.hits, self.misses = most_bytes, 0, 0, 0
-        self._kept: OrderedDict[bytes, Eigen] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> SpectrumCache:
-        _open.append(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _open.remove(self)
-        self._kept.clear()
-        self.nbytes = 0
-
-    def key(self, matrix: torch.Tensor) -> bytes:
-        """What a matrix is known by: its shape, device and a digest of its numbers."""
-        from blake3 import blake3
-
-        digest = blake3(repr((tuple(matrix.shape), str(matrix.device))).encode())
-        return digest.update(matrix.detach().contiguous().cpu().numpy().data.cast("B")).digest()
-
-    def get(self, key: bytes) -> Eigen | None:
-        """What is kept under a key."""
-        with self._lock:
-            found = self._kept.get(key)
-            if found is None:
-                self.misses += 1
-                return None
-            self.hits += 1
-            self._kept.move_to_end(key)
-            return found
-
-    def put(self, key: bytes, eigen: Eigen) -> None:
-        """Keep a decomposition, in place of older ones if need be; one that is too large is not kept."""
-        size = sum(part.numel() * part.element_size() for part in eigen)
-        with self._lock:
-            if key in self._kept or size > self.most_bytes:
-                return
-            self._kept[key] = eigen
-            self.nbytes += size
-            while self.nbytes > self.most_bytes:
-                _, old = self._kept.popitem(last=False)
-                self.nbytes -= sum(part.numel() * part.element_size() for part in old)
