@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import MethodError, SourceError
@@ -27,6 +27,7 @@ def merge_state_dicts(
     base: StateDict | None = None,
     parameters: Mapping[str, Any] | None = None,
     seed: int = 0,
+    vocabulary: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
     """Merge state dicts tensor by tensor; the same numbers as a recipe gives on files.
 
@@ -37,6 +38,8 @@ def merge_state_dicts(
         parameters: as in a recipe: ``{"weight": [0.3, 0.7], "lambda": 1.0}``; per-source values are a list in
             the order of `models`, or a mapping from their keys, or one number for all.
         seed: for stochastic methods.
+        vocabulary: names of tensors with a row per token (embeddings, output heads), which methods that work on
+            singular directions average. A recipe knows them by config.json's vocab_size.
 
     Log-space tensors (by their names) are merged without leaving entries out, as in a recipe.
 
@@ -81,8 +84,12 @@ def merge_state_dicts(
         floating = whole
     for name in floating:
         tensors, start = [source[name] for source in sources], None if base is None else base[name]
-        pair = dense_counterpart(chosen, settled, len(sources)) if name in whole else (chosen, settled)
-        merged[name] = _merge_one(pair[0], tensors, start, pair[1], seed, name)
+        one, values = chosen, settled
+        if name in whole:
+            one, values = dense_counterpart(chosen, settled, len(sources))
+        elif name in vocabulary:
+            one, values = chosen.by_token(settled, len(sources))
+        merged[name] = _merge_one(one, tensors, start, values, seed, name)
     return merged
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from eutectic.errors import SourceError
@@ -137,6 +137,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     binding.check_filters()
     lines = [
         *_lines(steps, kinds),
+        *_by_token_lines(binding.by_token),
         *(f"dequantised as read: {leaf.label} ({leaf.dequantised})" for leaf in tree.sources if leaf.dequantised),
         *_presented(tree.sources),
         *_unknown(reference),
@@ -204,6 +205,19 @@ def _unmatched(shown: list[str]) -> str:
     )
 
 
+def _by_token_lines(found: Mapping[str, str]) -> list[str]:
+    """A line for each method that merges embeddings and heads in place of the recipe's."""
+    lines = []
+    for method in dict.fromkeys(found.values()):
+        names = [name for name, other in found.items() if other == method]
+        lines.append(f"merged by {method}, for they have a row per token: {len(names)} ({_shown(names)})")
+    return lines
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
+
+
 def _tensors(found: Sized) -> str:
     return f"{len(found)} tensor{'s' if len(found) != 1 else ''}"
 
@@ -226,6 +240,5 @@ def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     whole = [step.name for step in merged if any(merge.instead is not None for merge in step.merges)]
     kinds = {**({"whole": whole} if whole else {}), **kinds}
     for kind, names in kinds.items():
-        shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
-        lines.append(f"{reasons[kind]}: {len(names)} ({shown})")
+        lines.append(f"{reasons[kind]}: {len(names)} ({_shown(names)})")
     return lines
