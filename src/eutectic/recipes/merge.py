@@ -223,6 +223,9 @@ def _load_kernels(made: Plan, watcher: Watcher) -> None:
     with one_thread(made.uses_torch), _told(watcher):
         ready: set[tuple[object, ...]] = set()
         for kind in made.kinds:
+            for ref in kind.step.refs:
+                if ref is not None:
+                    ref.rehearse()
             for merge_ in kind.step.merges if kind.programs else ():
                 program = kind.programs.get(merge_.index)
                 known = (merge_.index, type(program))
