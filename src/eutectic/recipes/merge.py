@@ -216,10 +216,12 @@ def _check_staged(staging: Path, mark: str, *, resume: bool, force: bool) -> Non
 
 
 def _load_kernels(made: Plan, watcher: Watcher) -> None:
+    from eutectic.ops.numba_blas import defer_blas
     from eutectic.recipes.executors.local import rehearse
 
     if made.options.executor != "local" and not made.wide:
         return  # no tile is merged in this process
+    defer_blas()
     with one_thread(made.uses_torch), _told(watcher):
         ready: set[tuple[object, ...]] = set()
         for kind in made.kinds:

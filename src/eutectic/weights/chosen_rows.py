@@ -11,7 +11,7 @@ import numpy as np
 
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
-from eutectic.weights.tensor_ref import TensorRef
+from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = ["MEAN", "ZERO", "ChosenRows", "Rows"]
 
@@ -69,15 +69,60 @@ class ChosenRows(TensorRef):
 
     def work_bytes(self, elements: int) -> int:
         calculated = 0 if self.dtype is self.tensor.dtype else (elements + 4 * self.width) * 2 * self.dtype.size
-        return calculated + self.tensor.work_bytes(elements)
+        pieces = 8 * 8 * (elements // max(1, self.width) + 2)  # numbers about every row of the range
+        return calculated + pieces + self.tensor.work_bytes(elements)
+
+    def rehearse(self) -> None:
+        self.tensor.rehearse()
+        if self._gathers:
+            from eutectic.weights.row_kernels import read_pieces
+
+            none = np.empty(0, dtype=np.int64)
+            read_pieces(0, np.empty(0, dtype=np.uint8), none, none, none)
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether own rows are read by positions of one file on this machine."""
+        return isinstance(self.tensor, StoredTensor) and self.tensor.file.on_disk
 
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
-        size, at = self.dtype.size, start
-        run = int(np.searchsorted(self._ends, start // self.width, side="right"))
-        while at < stop:
-            to = min(stop, int(self._ends[run]) * self.width)
+        first = int(np.searchsorted(self._ends, start // self.width, side="right"))
+        last = int(np.searchsorted(self._ends, -(-stop // self.width), side="left")) + 1
+        edges = np.concatenate(([start], self._ends[first:last] * self.width)).clip(max=stop)
+        kinds = self.own[edges[:-1] // self.width]
+        gathered = self._gathers and bool((kinds >= 0).any())
+        if gathered:
+            self._gather(buffer, edges, kinds)
+        size = self.dtype.size
+        for run in np.flatnonzero(kinds < 0) if gathered else range(len(kinds)):
+            at, to = int(edges[run]), int(edges[run + 1])
             self._fill(buffer[(at - start) * size : (to - start) * size], at, to)
-            at, run = to, run + 1
+
+    def _gather(self, buffer: memoryview, edges: np.ndarray, kinds: np.ndarray) -> None:
+        """Fill the runs of own rows among the runs between `edges`; where they are converted, the others with rubbish.
+
+        Where a piece cannot be read at once the file's own way tells why.
+        """
+        from eutectic.weights.row_kernels import read_pieces
+
+        tensor = self.tensor
+        assert isinstance(tensor, StoredTensor)
+        size, start = tensor.dtype.size, edges[0]
+        own = kinds >= 0
+        first, last = edges[:-1][own], edges[1:][own]
+        shift = (kinds[own] - first // self.width) * self.width
+        places, lengths, offsets = (first - start) * size, (last - first) * size, (first + shift) * size + tensor.offset
+        same = self.dtype is tensor.dtype
+        raw = np.frombuffer(buffer, dtype=np.uint8) if same else np.zeros(int(edges[-1] - start) * size, dtype=np.uint8)
+        done = 0
+        while done < len(places):
+            done += read_pieces(tensor.file.fileno(), raw, places[done:], lengths[done:], offsets[done:])
+            if done < len(places):
+                place = int(places[done])
+                tensor.file.read_into(raw.data[place : place + int(lengths[done])], int(offsets[done]))
+                done += 1
+        if not same:
+            np.frombuffer(buffer, dtype=self._numpy)[:] = widen(raw, tensor.dtype.name)
 
     def _fill(self, buffer: memoryview, start: int, stop: int) -> None:
         """Elements start .. stop, which lie in one run."""
