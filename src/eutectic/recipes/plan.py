@@ -177,7 +177,7 @@ class Plan(Checkpoint):
 
     def _leaf_bytes(self, step: Step) -> int:
         refs = [step.refs[n.index] for m in step.merges for n in m.inputs if isinstance(n, Leaf)]
-        return sum(ref.nbytes for ref in refs if ref is not None)
+        return sum(ref.numel * ref.lies_in.dtype.size for ref in refs if ref is not None)
 
     @cached_property
     def shards(self) -> list[Shard]:
