@@ -138,7 +138,10 @@ def main() -> None:
         "command": "python benchmarks/speed/recipes.py " + " ".join(sys.argv[1:]),
         "size": options.size, "rounds": options.runs, "model_gb": weight_bytes(family / "base") / 1e9,
         "machine": machine.describe(), "versions": machine.versions([]), "load": [load, machine.load()],
-        "moved": moved, "start": start, "runs": {name: runs.summary(done) for name, done in measured.items()},
+        "moved": moved, "start": start,
+        "runs": {
+            name: runs.summary(done) | {"least_cpu": min(run.cpu for run in done)} for name, done in measured.items()
+        },
     }  # fmt: skip
     text = written(results, chosen)
     print(text)
@@ -180,15 +183,15 @@ def written(results: dict, chosen: list[Case]) -> str:
     for case in chosen:
         own = found[case.name]
         cells = [case.name, *(f"{n / 1e9:.2f}" for n in moved[case.name]), f"{own['best']:.2f}", f"{own['median']:.2f}"]
-        cells += [f"{own['cpu']:.2f}", f"{own['rss_mb']:.0f}", f"{own['anonymous_mb']:.0f}"]
+        cells += [f"{own['least_cpu']:.2f}", f"{own['rss_mb']:.0f}", f"{own['anonymous_mb']:.0f}"]
         if case.name == case.like:
-            rows.append([*cells, *["-"] * 4])
+            rows.append([*cells, *["-"] * 5])
             continue
-        ratios = [over(case, "best"), over(case, "median"), over(case, "best", start)]
+        ratios = [over(case, "best"), over(case, "median"), over(case, "least_cpu"), over(case, "best", start)]
         verdict = "met" if ratios[0] <= MOST else f"**missed** by {100 * (ratios[0] - MOST):.0f} points"
         rows.append([*cells, *(f"{ratio:.2f}" for ratio in ratios), verdict])
-    header = ["recipe", "reads GB", "writes GB", "best s", "median s", "CPU s", "peak RSS MB", "of it anonymous"]
-    header += ["per byte / linear, best", "median", "best, without start-up", f"<= {MOST:g} (best)"]
+    header = ["recipe", "reads GB", "writes GB", "best s", "median s", "least CPU s", "peak RSS MB", "of it anonymous"]
+    header += ["per byte / linear, best", "median", "CPU", "best, without start-up", f"<= {MOST:g} (best)"]
     lines = [f"# Speed of recipes, {results['size']}, {results['date']}", "", f"`{results['command']}`", ""]
     lines += [
         "Whole processes (`eutectic merge RECIPE OUT --no-fsync`), all recipes in turn, round after round; inputs lie "
@@ -196,7 +199,7 @@ def written(results: dict, chosen: list[Case]) -> str:
         f"not counted. A model is {results['model_gb']:.2f} GB of bfloat16. Wall per byte moved (read and written, as "
         f"`eutectic plan` foretells) is held against plain linear of as many models. Start-up, {start:.2f} s at best, "
         "is that of a few-KB linear merge; the column without it takes it from both sides, so what only this recipe "
-        "loads or plans counts against it.",
+        "loads or plans counts against it. CPU seconds vary less than the wall where other work shares the cores.",
         "", "## Machine and versions", "", *(f"- {name}: {value}" for name, value in results["machine"].items()),
     ]  # fmt: skip
     for tool, names in results["versions"].items():
