@@ -13,7 +13,6 @@ import datetime
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import machine
 import peers
@@ -33,7 +32,9 @@ def main() -> None:
     parser.add_argument("--size", default="0.5B")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--report", action="store_true", help="write benchmarks/reports/speed_extract-lora-<size>_...md")
+    parser.add_argument(
+        "--report", action="store_true", help="write benchmarks/reports/speed_extract-lora-<size>_...md"
+    )
     options = parser.parse_args()
     if not peers.python(PEER).exists():
         sys.exit(f"no environment for {PEER}: run python benchmarks/speed/peers.py {PEER}")
@@ -49,10 +50,13 @@ def main() -> None:
             done = runs.measure(command, family)
             if done.error:
                 sys.exit(f"{tool}: {done.error}")
-            print(f"{options.size} {tool:10} {done.wall:7.2f} s wall {done.cpu:7.2f} s CPU {done.rss_mb:6.0f} MB", flush=True)
+            print(
+                f"{options.size} {tool:10} {done.wall:7.2f} s wall {done.cpu:7.2f} s CPU {done.rss_mb:6.0f} MB",
+                flush=True,
+            )
             measured[tool].append(done)
     written = weight_bytes(runs.OUT / "adapter")
-    runs.fresh(runs.OUT)
+    runs.fresh(runs.OUT / "adapter")
     results = {
         "date": datetime.date.today().isoformat(),
         "command": "python benchmarks/speed/extract_lora.py " + " ".join(sys.argv[1:]),
@@ -78,7 +82,9 @@ def commands(rank: str) -> dict[str, Command]:
     script = str(peers.environment(PEER) / "bin" / "mergekit-extract-lora")
     offline = {"HF_HUB_OFFLINE": "1"}
     return {
-        OURS: Command([str(EUTECTIC), *(out if word == "OUT" else word for word in ours)], " ".join(["eutectic", *ours])),
+        OURS: Command(
+            [str(EUTECTIC), *(out if word == "OUT" else word for word in ours)], " ".join(["eutectic", *ours])
+        ),
         PEER: Command(
             [script, *(out if word == "OUT" else word for word in theirs)],
             " ".join(["HF_HUB_OFFLINE=1 mergekit-extract-lora", *theirs]),
@@ -93,8 +99,12 @@ def page(results: dict) -> str:
     best, median = (found[PEER][key] / found[OURS][key] for key in ("best", "median"))
     verdict = "met" if best >= FASTER else "**missed**"
     rows = [
-        [tool, f"{own['best']:.2f}", f"{own['median']:.2f}", f"{own['cpu']:.2f}", f"{own['rss_mb']:.0f}"]
-        + [f"{own['anonymous_mb']:.0f}", str(len(own["runs"]))]
+        [
+            tool,
+            *(f"{own[key]:.2f}" for key in ("best", "median", "cpu")),
+            *(f"{own[key]:.0f}" for key in ("rss_mb", "anonymous_mb")),
+            str(len(own["runs"])),
+        ]
         for tool, own in found.items()
     ]
     lines = [

@@ -52,7 +52,9 @@ def cases(layers: int) -> list[Case]:
     end = "dtype: bfloat16\n"
 
     def sliced(first: int, stop: int, *models: str) -> str:
-        sources = ", ".join(f"{{model: ./{m}, layer_range: [{first}, {stop}], parameters: {{weight: 0.5}}}}" for m in models)
+        sources = ", ".join(
+            f"{{model: ./{m}, layer_range: [{first}, {stop}], parameters: {{weight: 0.5}}}}" for m in models
+        )
         return f"  - sources: [{sources}]\n"
 
     gradients = (
@@ -60,7 +62,12 @@ def cases(layers: int) -> list[Case]:
         "    - {filter: mlp, value: [0.7, 0.1, 0.9]}\n    - {value: 0.5}\n"
     )
     return [
-        Case(ONE, f"merge_method: linear\nmodels:\n  - {{model: ./ft1, parameters: {{weight: 1.0}}}}\n{end}", ("ft1",), ONE),
+        Case(
+            ONE,
+            f"merge_method: linear\nmodels:\n  - {{model: ./ft1, parameters: {{weight: 1.0}}}}\n{end}",
+            ("ft1",),
+            ONE,
+        ),
         Case(TWO, f"merge_method: linear\n{pair}{end}", both, TWO),
         Case(
             "slices, stacked",
@@ -108,7 +115,11 @@ def main() -> None:
     options = parser.parse_args()
     if not tools.available(OURS):
         sys.exit("there is no .venv/bin/eutectic: install the package")
-    for script, size in (("checkpoints.py", "tiny"), ("checkpoints.py", options.size), ("recipe_inputs.py", options.size)):
+    for script, size in (
+        ("checkpoints.py", "tiny"),
+        ("checkpoints.py", options.size),
+        ("recipe_inputs.py", options.size),
+    ):
         subprocess.run([sys.executable, SPEED / script, size], check=True, stdout=subprocess.DEVNULL)
     family, tiny = (WORK / "checkpoints" / name for name in (options.size, "tiny"))
     known = cases(json.loads((family / "base/config.json").read_text())["num_hidden_layers"])
@@ -131,8 +142,11 @@ def main() -> None:
                 sys.exit(f"{name}: {wrong}")
             if turn >= 0:
                 measured[name].append(done)
-                print(f"{options.size} {name:24} {done.wall:6.2f} s wall {done.cpu:6.2f} s CPU {done.rss_mb:5.0f} MB", flush=True)
-    runs.fresh(runs.OUT)
+                print(
+                    f"{options.size} {name:24} {done.wall:6.2f} s wall {done.cpu:6.2f} s CPU {done.rss_mb:5.0f} MB",
+                    flush=True,
+                )
+    runs.fresh(runs.OUT / "case")
     results = {
         "date": datetime.date.today().isoformat(),
         "command": "python benchmarks/speed/recipes.py " + " ".join(sys.argv[1:]),

@@ -203,7 +203,7 @@ def test_a_convolution_is_adapted(make_model: Callable[..., Path]) -> None:
 
 
 def test_the_dense_model_is_neither_held_nor_written(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    """16 layers of 2 MB: what is allocated at any time lies far below the base, and nothing but the result is written."""
+    """16 layers of 2 MB: what is allocated lies far below the base at any time, and only the result is written."""
     random = np.random.default_rng(3)
     names = [f"model.layers.{at}.mlp.up_proj" for at in range(16)]
     base = make_model("dense", {f"{n}.weight": random.standard_normal((1024, 512), dtype=np.float32) for n in names})
@@ -222,7 +222,9 @@ def test_the_dense_model_is_neither_held_nor_written(make_model: Callable[..., P
     merge(recipe, tmp_path / "first", fsync=False)  # loads the kernels, which take memory, too
     before = set(tmp_path.iterdir())
     planned = plan(recipe, threads=1, max_memory=16 << 20)
-    assert planned.bytes_read == 2 * (dense - 8 - int.from_bytes((base / "model.safetensors").read_bytes()[:8], "little"))
+    assert planned.bytes_read == 2 * (
+        dense - 8 - int.from_bytes((base / "model.safetensors").read_bytes()[:8], "little")
+    )
     tracemalloc.start()
     merge(recipe, tmp_path / "out", fsync=False, threads=1, max_memory=16 << 20)
     _, peak = tracemalloc.get_traced_memory()

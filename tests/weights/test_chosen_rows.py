@@ -50,9 +50,7 @@ def chosen(models: list[Checkpoint], lender: int, *, averages: bool = False) -> 
 
 @pytest.mark.parametrize("lender", [1, 2])
 @pytest.mark.parametrize("averages", [False, True])
-def test_rows_are_those_that_were_chosen_in_any_range(
-    models: list[Checkpoint], lender: int, averages: bool
-) -> None:
+def test_rows_are_those_that_were_chosen_in_any_range(models: list[Checkpoint], lender: int, averages: bool) -> None:
     ref, expected = chosen(models, lender, averages=averages)
     assert ref.shape == expected.shape and ref.dtype.name == "F32"
     np.testing.assert_allclose(ref.to_numpy(), expected, rtol=1e-6 if averages else 0)

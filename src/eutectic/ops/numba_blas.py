@@ -3,7 +3,9 @@ loading the kernels, and none of them calls it."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from typing import Any
 
 __all__ = ["defer_blas"]
 
@@ -13,14 +15,13 @@ def defer_blas() -> None:
 
     To be called before the first kernel is loaded; of a numba built otherwise it changes nothing.
     """
-    from numba.np import linalg
-
+    linalg: Any = importlib.import_module("numba.np.linalg")
     ask = getattr(linalg, "ensure_blas", None)
     if ask is None or importlib.util.find_spec("scipy") is None:
         return
     linalg.ensure_blas = lambda: None
     try:
-        from numba.np import arraymath
+        arraymath: Any = importlib.import_module("numba.np.arraymath")
     finally:
         linalg.ensure_blas = ask
     arraymath.ensure_blas = ask

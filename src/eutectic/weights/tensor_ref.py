@@ -51,7 +51,7 @@ class TensorRef(ABC):
         """Bytes that reading `elements` of it takes besides the caller's buffer."""
         return 0
 
-    def rehearse(self) -> None:
+    def rehearse(self) -> None:  # noqa: B027  (most need nothing)
         """Load or compile what reading it needs, before the work starts."""
 
     @abstractmethod
