@@ -221,7 +221,8 @@ def _load_kernels(made: Plan, watcher: Watcher) -> None:
 
     if made.options.executor != "local" and not made.wide:
         return  # no tile is merged in this process
-    defer_blas()
+    if any(kind.programs for kind in made.kinds):
+        defer_blas()
     with one_thread(made.uses_torch), _told(watcher):
         ready: set[tuple[object, ...]] = set()
         for kind in made.kinds:

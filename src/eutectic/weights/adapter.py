@@ -218,8 +218,9 @@ class AdaptedTensor(TensorRef):
         return self.base.lies_in
 
     def work_bytes(self, elements: int) -> int:
-        whole = elements + (2 * self.row if self.pair.magnitude is not None else 0)
-        return whole * (self.base.dtype.size + 2 * self.dtype.size) + self.base.work_bytes(whole)
+        scaled = self.pair.magnitude is not None  # by rows, which are made whole
+        whole = elements + 2 * self.row if scaled else elements
+        return whole * (self.base.dtype.size + (2 if scaled else 1) * self.dtype.size) + self.base.work_bytes(whole)
 
     def rehearse(self) -> None:
         from eutectic.weights.adapter_kernels import add_product, rescale

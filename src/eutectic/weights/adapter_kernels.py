@@ -13,7 +13,7 @@ from numba import njit
 
 __all__ = ["add_product", "rescale"]
 
-ROWS, COLUMNS = 16, 256  # of the result at a time: their sums and their part of `right` stay in the nearest cache
+ROWS, COLUMNS = 8, 512  # of the result at a time: their sums and their part of `right` stay in the nearest cache
 LANES = 64  # independent partial sums of a row's length; a fixed order that the compiler can vectorise
 
 _kernel: Any = njit(nogil=True, cache=True)
