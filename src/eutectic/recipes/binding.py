@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from eutectic.errors import RecipeError
 from eutectic.methods.dense import dense_counterpart
 from eutectic.recipes.modules import module_of
-from eutectic.recipes.token_rows import vocabulary_tensors
 from eutectic.recipes.tree import Leaf, Merge, Node, Part, Stack, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.layers import follows_layers, layer_of, main_stack, position_of, stacks_of
-from eutectic.weights.layout import is_log_space
+from eutectic.weights.layout import is_log_space, vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Binding", "Bound", "Renumbered"]

@@ -7,6 +7,7 @@ names; or that of the only model that has it; or the base's; or the average over
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -66,8 +67,10 @@ class TokenRows:
                 table[:] = np.arange(self.rows)
                 table[min(limit, self.rows) :] = ZERO
             else:
-                pairs = [(row, n) for token, row in self.result.ids.items() if (n := ids.get(token, limit)) < limit]
-                table[[row for row, _ in pairs]] = [number for _, number in pairs]
+                count = len(self.result.ids)
+                rows = np.fromiter(self.result.ids.values(), dtype=np.int64, count=count)
+                numbers = np.fromiter(map(ids.get, self.result.ids, repeat(limit)), dtype=np.int64, count=count)
+                table[rows[numbers < limit]] = numbers[numbers < limit]
         lent = self._lend(tables, lengths)
         for donor, table, length in zip(self.donors, tables, lengths, strict=True):
             for row in range(self.result.size, self.rows):
