@@ -33,7 +33,9 @@ DROPPED = re.compile(
     r"""[.'](\\"|\\#|TH|TP|PP|LP|P|IP|RS|RE|nf|fi|sp|br|in|ad|de|ie|el|if|ds|nr|ne|na|hy|ft|UE|ME|EX|EE)"""
 )
 MACRO = re.compile(r"[.'][ \t]*[A-Za-z]{1,3}\b[ \t]*")
-SYMBOL = re.compile(r"\\\((..)|\\\[([^\]]*)\]|\\f(\([A-Z]{2}|\[[^\]]*\]|.)|\\s[-+]?\d|\\[&,/|^)%:c]|\\([-e ~'.\\\"].?)")
+SYMBOL = re.compile(
+    r"\\\".*|\\\((..)|\\\[([^\]]*)\]|\\f(\([A-Z]{2}|\[[^\]]*\]|.)|\\s[-+]?\d|\\[&,/|^)%:c]|\\([-e ~'.\\])"
+)
 NAMED = {"aq": "'", "cq": "'", "oq": "'", "dq": '"', "lq": '"', "rq": '"', "em": "-", "en": "-", "ti": "~", "ha": "^"}
 
 
@@ -99,8 +101,8 @@ def man_pages(folder: Path) -> Iterator[tuple[str, int, str]]:
 def strip_roff(source: str) -> str:
     """The words of a manual page, roughly: macros, tables and font changes go, headings and text stay.
 
-    >>> strip_roff('.TH LS 1\\n.SH NAME\\nls \\\\- list \\\\fIfiles\\\\fP\\n.PP\\n.B \\\\-a\\nall')
-    'NAME\\nls - list files\\n-a\\nall\\n'
+    >>> strip_roff('.SH NAME\\nls \\\\- list \\\\fIfiles\\\\fP\\n.PP\\n.B \\\\-\\\\-all\\nof \\\\(dqall\\\\(dq')
+    'NAME\\nls - list files\\n--all\\nof "all"\\n'
     """
     lines, table = [], False
     for line in source.splitlines():
@@ -119,9 +121,7 @@ def _plain(match: re.Match[str]) -> str:
     name, escaped = match[1] or match[2], match[4]
     if name:
         return NAMED.get(name, "")
-    if not escaped or escaped.startswith('"'):
-        return ""
-    return {"e": "\\", "~": " "}.get(escaped[0], escaped[0]) + escaped[1:]
+    return {"e": "\\", "~": " "}.get(escaped, escaped) if escaped else ""
 
 
 def _library(take: Callable[[str], str]) -> Iterator[tuple[str, bytes]]:

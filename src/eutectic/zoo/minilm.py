@@ -80,7 +80,10 @@ def build_minilm(
         encode = _tokenizer(encoder)
         tasks = {
             name: {
-                split: {**encode([text for text, _ in rows[split]]), "labels": np.array([l for _, l in rows[split]])}
+                split: {
+                    **encode([text for text, _ in rows[split]]),
+                    "labels": np.array([label for _, label in rows[split]]),
+                }
                 for split in SPLITS
             }
             for name, (_, rows) in texts.items()
@@ -150,7 +153,9 @@ def _write(
     for file in TOKENIZER_FILES:
         if (encoder / file).is_file():
             writer.add_file(f"base/{file}", (encoder / file).read_bytes())
-    heads = {name: _fit_head(base, still, task["train"], len(labels[name]), size, seed, name) for name, task in tasks.items()}
+    heads = {
+        name: _fit_head(base, still, task["train"], len(labels[name]), size, seed, name) for name, task in tasks.items()
+    }
     for name, task in tasks.items():
         head = writer.add_head(name, heads[name])
         writer.add_task(name, "classification", task, expert=name, head=head, labels=labels[name])

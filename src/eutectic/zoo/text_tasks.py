@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import sysconfig
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from eutectic.errors import MissingDependencyError
@@ -48,7 +49,7 @@ def load_texts(man: Path, counts: dict[str, int]) -> dict[str, tuple[list[str], 
         for split in SPLITS:
             most = counts[split] // len(labels)
             for label in range(len(labels)):
-                own = [(text, label) for name, text, l in rows if l == label and split_of(name) == split]
+                own = [(text, label) for name, text, of in rows if of == label and split_of(name) == split]
                 if not own:
                     raise MissingDependencyError(
                         f"{man}: has no text for the task {task}, label {labels[label]}, split {split}; "
@@ -64,7 +65,12 @@ def load_pairs(counts: dict[str, int]) -> dict[str, list[tuple[str, str]]]:
     pairs: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     for name, text in _docstrings(sorted(_root().glob("*.py"))):
         first, _, rest = text.partition("\n\n")
-        if 20 < len(first) < 100 and "\n" not in first and len(rest) > 60 and len(pairs[split_of(name)]) < counts[split_of(name)]:
+        if (
+            20 < len(first) < 100
+            and "\n" not in first
+            and len(rest) > 60
+            and len(pairs[split_of(name)]) < counts[split_of(name)]
+        ):
             pairs[split_of(name)].append((first, " ".join(rest.split())))
     return pairs
 
@@ -107,7 +113,9 @@ def _files() -> Iterator[tuple[str, int, str]]:
 def _modules() -> Iterator[Labelled]:
     """Split by chunk, as a package has few files: neighbouring lines can be in two splits."""
     for name, label, text in _files():
-        lines = [line.strip() for line in text.splitlines() if len(line.strip()) > 15 and not line.strip().startswith("#")]
+        lines = [
+            line.strip() for line in text.splitlines() if len(line.strip()) > 15 and not line.strip().startswith("#")
+        ]
         yield from ((f"{name}:{at}", " ".join(lines[at : at + 3]), label) for at in range(0, len(lines) - 2, 3))
 
 
@@ -133,6 +141,7 @@ def _docstrings(files: list[Path]) -> Iterator[tuple[str, str]]:
         yield from ((file.name, part) for part in _strings(file.read_text(encoding="utf-8", errors="replace")))
 
 
+@cache
 def _strings(text: str) -> list[str]:
     """The docstrings of a source file that say something."""
     try:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Schedule", "accuracy", "arrays_of", "bits_per_byte", "generator", "initial_tensors", "label_loss", "next_byte_loss", "run_steps",
-    "train", "undisturbed_torch",
+    "Schedule", "accuracy", "arrays_of", "bits_per_byte", "generator", "initial_tensors", "label_loss",
+    "next_byte_loss", "run_steps", "train", "undisturbed_torch",
 ]  # fmt: skip
 
 Loss = Callable[..., "torch.Tensor"]  # (network, *arrays of one batch) -> mean loss
