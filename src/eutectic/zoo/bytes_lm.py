@@ -69,9 +69,9 @@ SCALES = {
         mixed=Schedule(60, 1e-3, 16),
     ),
     "tiny": Scale(
-        hidden=32, layers=2, most=20_000, validation=8, test=8, least=1_000,
-        base=Schedule(30, 5e-3, 8), expert=Schedule(15, 5e-3, 8), adapter=Schedule(15, 2e-2, 8),
-        mixed=Schedule(6, 5e-3, 8),
+        hidden=32, layers=2, most=8_000, validation=6, test=6, least=1_000,
+        base=Schedule(6, 5e-3, 4), expert=Schedule(3, 5e-3, 4), adapter=Schedule(3, 2e-2, 4),
+        mixed=Schedule(2, 5e-3, 4),
     ),
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ COUNTS = {
     "full": {"train": 1600, "validation": 300, "test": 400},
     "tiny": {"train": 48, "validation": 24, "test": 24},
 }  # of a task
-SCHEDULES = {"full": Schedule(100, 2e-4, 16), "tiny": Schedule(3, 1e-3, 4)}
+SCHEDULES = {"full": Schedule(100, 2e-4, 16), "tiny": Schedule(2, 1e-3, 4)}
 HEAD = {"full": Schedule(300, 2e-2, 64), "tiny": Schedule(20, 2e-2, 16)}
 OLD_BUFFERS = ("embeddings.position_ids",)  # integers that older versions of transformers stored
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")

@@ -30,7 +30,7 @@ VARIANTS = ("views", "groups", "fashion-views", "fashion-groups")
 REGIMES, ARCHITECTURES, SIZES = ("in-basin", "far"), ("mlp", "cnn"), ("full", "tiny")
 SIDE, CLASSES = 28, 10
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-COUNTS = {"full": (6000, 1000), "tiny": (200, 100)}  # of training, and of validation and test each
+COUNTS = {"full": (6000, 1000), "tiny": (200, 50)}  # of training, and of validation and test each
 FILES = {part: f"{part}-idx{rank}-ubyte" for part, rank in (
     ("train-images", 3), ("train-labels", 1), ("t10k-images", 3), ("t10k-labels", 1),
 )}  # fmt: skip
@@ -89,7 +89,7 @@ def build_mnist(
 
 def _settings(kind: str, regime: str, size: str) -> ImageSettings:
     if size == "tiny":
-        return ImageSettings(Schedule(20, 2e-3, 32), Schedule(20, 1e-3, 32), 1)
+        return ImageSettings(Schedule(10, 2e-3, 16), Schedule(5, 1e-3, 16), 1)
     weak = (kind, regime) == ("groups", "far")
     return ImageSettings(
         base=Schedule(20 if weak else 300, 2e-3),

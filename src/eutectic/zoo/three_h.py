@@ -35,7 +35,7 @@ PROMPT = 3 + QUESTION + 4
 LOST = 0.4  # share of the bytes that a damaged question loses
 OBJECTIVES = ("help", "honesty", "harmless")
 SYLLABLES = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "bdgkmnprst"]
-STEPS = {"full": Schedule(500, 2e-3, 48), "tiny": Schedule(10, 5e-3, 8)}
+STEPS = {"full": Schedule(300, 2e-3, 48), "tiny": Schedule(3, 5e-3, 8)}
 COUNTS = {"full": {"train": 6000, "validation": 200, "test": 300}, "tiny": {"train": 60, "validation": 10, "test": 10}}
 
 
