@@ -44,18 +44,18 @@ def load_texts(man: Path, counts: dict[str, int]) -> dict[str, tuple[list[str], 
     }
     found = {}
     for task, (labels, make) in makers.items():
+        most = {split: counts[split] // len(labels) for split in SPLITS}
+        piles: dict[tuple[str, int], list[str]] = {(s, label): [] for s in SPLITS for label in range(len(labels))}
+        for name, text, label in sorted(set(make()), key=lambda row: hash_bytes(row[1].encode())):
+            piles[split_of(name), label].append(text)
         texts: Texts = {split: [] for split in SPLITS}
-        rows = sorted(set(make()), key=lambda row: hash_bytes(row[1].encode()))
-        for split in SPLITS:
-            most = counts[split] // len(labels)
-            for label in range(len(labels)):
-                own = [(text, label) for name, text, of in rows if of == label and split_of(name) == split]
-                if not own:
-                    raise MissingDependencyError(
-                        f"{man}: has no text for the task {task}, label {labels[label]}, split {split}; "
-                        f"apt-get install {' '.join(LANGUAGES.values())}, or name another folder with --data"
-                    )
-                texts[split] += own[:most]
+        for (split, label), pile in piles.items():
+            if not pile:
+                raise MissingDependencyError(
+                    f"{man}: has no text for the task {task}, label {labels[label]}, split {split}; "
+                    f"apt-get install {' '.join(LANGUAGES.values())}, or name another folder with --data"
+                )
+            texts[split] += [(text, label) for text in pile[: most[split]]]
         found[task] = labels, texts
     return found
 
