@@ -46,7 +46,7 @@ def load_domain(domain: str, *, most: int, man: Path = MAN, least: int = LEAST) 
         MissingDependencyError: the package with the texts is not installed.
     """
     limits = {"train": most, "validation": most // 5, "test": most // 5}
-    found = dict.fromkeys(SPLITS, b"")
+    found: dict[str, bytes] = dict.fromkeys(SPLITS, b"")
     for name, text in _documents(domain, man):
         split = split_of(name)
         if len(found[split]) < limits[split]:

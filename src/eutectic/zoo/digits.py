@@ -107,8 +107,8 @@ def build_digits(
         "name": "digits", "variant": variant, "version": VERSION, "seed": seed, "regime": regime,
         "architecture": architecture,
     }  # fmt: skip
-    build_family(out, identity, prepare, packages=("torch", "scikit-learn"), force=force, report=report)
-    return load_family(out)
+    built = build_family(out, identity, prepare, packages=("torch", "scikit-learn"), force=force, report=report)
+    return load_family(built.path)
 
 
 def _settings(variant: str, regime: str, architecture: str) -> ImageSettings:
