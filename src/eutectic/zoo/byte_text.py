@@ -54,6 +54,10 @@ def load_domain(domain: str, *, most: int, man: Path = MAN, least: int = LEAST) 
         if all(len(found[s]) >= limits[s] for s in SPLITS):
             break
     if len(found["train"]) < min(least, most) or min(map(len, found.values())) < least // 20:
+        if domain not in LANGUAGES:
+            raise MissingDependencyError(
+                f"the domain {domain} needs the sources of Python's standard library, which are not in {_stdlib()}"
+            )
         size = sum(map(len, found.values()))
         raise MissingDependencyError(
             f"the domain {domain} needs the manual pages in {man / domain}, where {size} bytes of text were found; "
@@ -125,13 +129,17 @@ def _plain(match: re.Match[str]) -> str:
 
 
 def _library(take: Callable[[str], str]) -> Iterator[tuple[str, bytes]]:
-    root = Path(sysconfig.get_path("stdlib"))
+    root = _stdlib()
     folders = [root, *(root / name for name in ("asyncio", "collections", "concurrent", "email", "http", "json"))]
     files = sorted(file for folder in folders for file in folder.glob("*.py"))
     for file in sorted(files, key=lambda file: hash_bytes(file.relative_to(root).as_posix().encode())):
         text = take(file.read_text(encoding="utf-8", errors="replace"))
         if text:
             yield file.relative_to(root).as_posix(), text.encode()
+
+
+def _stdlib() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
 
 
 def _source(text: str) -> str:
