@@ -232,7 +232,7 @@ def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     numbers = sum(step.numel for step in merged)
     lines = [f"merged: {_tensors(merged)}, {numbers:,} parameter{'s' if numbers != 1 else ''}"]
     reasons = {
-        "whole": "not sparsified (log-space), merged by task_arithmetic with the same weights",
+        "whole": "not sparsified (log-space), merged by task_arithmetic",
         "not a float": "copied from the reference model: not floating-point numbers",
         "unmatched": "copied from the reference model or the first source that has it: not in every source",
         "tied": "left out: the reference model ties it to the embedding (tie_word_embeddings)",

@@ -118,8 +118,6 @@ def _held(place: Place) -> int:
 
 
 def _open_folder(folder: Place) -> Checkpoint:
-    if (folder / PIPELINE).is_file():
-        return _open_pipeline(folder)
     config = _read_config(folder)
     for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
         if (folder / single).is_file():
@@ -129,6 +127,8 @@ def _open_folder(folder: Place) -> Checkpoint:
             tensors, headers = _read_indexed(folder, folder / index)
             break
     else:
+        if (folder / PIPELINE).is_file():
+            return _open_pipeline(folder)
         tensors, headers = _read_files([open_file(path) for path in _find_unindexed(folder)])
     return Checkpoint(
         tensors, path=folder, config=config, headers=headers, held_bytes=_held(folder),
