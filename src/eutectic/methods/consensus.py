@@ -20,6 +20,7 @@ __all__ = ["consensus"]
     reference="Wang et al., Localizing Task Information, Consensus Merging, ICML 2024 (arXiv 2405.07813)",
     space="delta",
     base="required",
+    sparsifies=True,
     sources=(2, None),
     idempotent=False,
 )

@@ -25,6 +25,7 @@ def _work_bytes(setting: Setting) -> int:
     space="delta",
     scope="tensor",
     base="required",
+    sparsifies=True,
     idempotent=False,
     departures=("the paper selects over the whole model's vector, Eutectic per tensor",),
     work_bytes=_work_bytes,

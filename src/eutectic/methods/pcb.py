@@ -46,6 +46,7 @@ def _spread(values: torch.Tensor) -> torch.Tensor:
     space="delta",
     scope="tensor",
     base="required",
+    sparsifies=True,
     idempotent=False,
     departures=(
         "the paper takes the model as one vector, Eutectic each tensor by itself",
