@@ -62,8 +62,9 @@ function seconds(x) {
 // Scores that are shares are shown in percent; others, bits per byte for one, as they are.
 const isShare = (task) => /accuracy|recall|precision|match|share|rate|\bf1\b|refusal|abstention/i.test(task.unit);
 const scoreText = (task, x) => (isShare(task) ? percent(x) : number(x));
-const unitText = (task) => (isShare(task) ? `${task.unit}, %` : task.unit) + (task.higher ? "" : " ↓");
+const unitText = (task) => (isShare(task) ? `${task.unit}, %` : task.unit) + (task.higher ? "" : ", lower is better");
 const range = (low, high, format) => (known(low) && known(high) ? `${format(low)} to ${format(high)}` : "");
+const cut = (text, room) => (text.length > room ? `${text.slice(0, Math.max(1, room - 1))}…` : text);
 const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const read = (row, path) => path.split(".").reduce((at, key) => (known(at) ? at[key] : null), row);
 const kindOf = (row) => (row.group === "merged" ? row.needs : row.group);
@@ -87,6 +88,9 @@ const icon = (kind) =>
   s("svg", { width: 12, height: 12, class: kind, role: "img", "aria-label": KINDS[kind] }, mark(kind, 6, 6, 5));
 const legend = (kinds, extra) =>
   h("div", { class: "key" }, kinds.map((kind) => h("span", {}, icon(kind), KINDS[kind])), extra);
+
+// A coloured cell: the ink changes where the colour has become strong.
+const heat = (share) => ({ class: `heat${share < 0 ? " minus" : ""}${Math.abs(share) > 0.66 ? " strong" : ""}`, "--p": `${Math.round(100 * Math.abs(share))}%` });
 
 // ---- tooltip
 const tip = document.getElementById("tip");

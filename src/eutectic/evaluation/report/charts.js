@@ -4,6 +4,13 @@ const COSTS = [
   ["seconds.latency", "Latency of one sample", "latency", seconds], ["seconds.merge", "Time to merge", "merge time", seconds],
 ];
 
+// What costs the same for all is said in a sentence.
+function equalCosts() {
+  return COSTS.map(([path, , short, format]) => {
+    const found = new Set(results.rows.filter((row) => row.mean).map((row) => read(row, path)).filter((x) => x > 0));
+    return found.size === 1 && results.rows.length > 1 ? ` ${short[0].toUpperCase()}${short.slice(1)}: ${format([...found][0])} for all.` : "";
+  }).join("");
+}
 // What no other row beats in both: at most this cost, at least this score, and better in one.
 function frontOf(points) {
   const sorted = [...points].sort((a, b) => a.x - b.x || b.y - a.y);
@@ -12,7 +19,7 @@ function frontOf(points) {
 }
 function paretoChart([path, title, short, format]) {
   const points = results.rows.filter((row) => row.mean && read(row, path) > 0).map((row) => ({ row, x: read(row, path), y: row.mean.value }));
-  if (points.length < 2) return null;
+  if (points.length < 2 || new Set(points.map((p) => p.x)).size < 2) return null;
   const front = frontOf(points), label = `Score against ${short}`;
   const draw = (width) => {
     const height = Math.max(250, Math.min(330, width * 0.6));
@@ -36,7 +43,7 @@ function paretoChart([path, title, short, format]) {
 }
 // A label beside its point where there is room, else none: the tooltip has it.
 function placeLabel(text, x, y, taken, left, right) {
-  const shown = text.length > 24 ? `${text.slice(0, 23)}…` : text, wide = shown.length * 6.6;
+  const shown = cut(text, 24), wide = shown.length * 6.6;
   for (const [dx, dy, anchor] of [[8, -7, "start"], [-8, -7, "end"], [8, 15, "start"], [-8, 15, "end"]]) {
     const start = anchor === "start" ? x + dx : x + dx - wide;
     const box = { left: start, right: start + wide, top: y + dy - 11, bottom: y + dy + 3 };
@@ -61,7 +68,7 @@ function forgettingChart(task) {
     const bars = shown.map(({ row, value, low, high }, i) => {
       const y = i * step + step / 2, kind = gain(value) < 0 ? "worse" : "better";
       const group = s("g", { class: kind },
-        s("text", { class: "ink", x: names, y: y + 4, "text-anchor": "end" }, row.label.length > chars ? `${row.label.slice(0, chars - 1)}…` : row.label),
+        s("text", { class: "ink", x: names, y: y + 4, "text-anchor": "end" }, cut(row.label, chars)),
         s("rect", { class: "bar", x: Math.min(x.place(0), x.place(value)), width: Math.max(1, Math.abs(x.place(value) - x.place(0))), y: y - 7, height: 14, rx: 2 }),
         known(low) && known(high) && s("line", { class: "whisker", x1: x.place(low), x2: x.place(high), y1: y, y2: y }),
         s("text", { class: "ink", x: width, y: y + 4, "text-anchor": "end" }, format(value)));
@@ -92,9 +99,9 @@ function curveCharts() {
     if (!ys.length) return h("figure", { class: "panel" }, h("h3", {}, title), h("p", { class: "empty" }, "No point of these curves could be measured."));
     const draw = (width) => {
       const height = Math.max(240, Math.min(330, width * 0.58)), xs = [...new Set(curves.flatMap((c) => c.x))];
-      const whole = xs.every(Number.isInteger), { xScale, yScale, parts, bottom, margin } = frame(width, height, xs, ys, {
-        x: { log: true, room: 0.03 }, xTitle: curves[0].x_title, yTitle: curves[0].y_title, yFormat: number, xFormat: number });
-      if (whole) for (const part of parts) if (part.tagName === "text" && /\.\d/.test(part.textContent) && part.getAttribute("y") === String(bottom + 17)) part.remove();
+      const every = xs.every(Number.isInteger) && (width - 60) / xs.length > 24 && Math.max(...xs) / Math.max(1, Math.min(...xs)) <= 20;
+      const { xScale, yScale, parts } = frame(width, height, xs, ys, {
+        x: { log: true, room: 0.03, at: every ? xs : null }, xTitle: curves[0].x_title, yTitle: curves[0].y_title });
       const lines = curves.map((curve, i) => {
         const at = curve.x.map((x, k) => ({ x: xScale.place(x), value: curve.y[k], low: curve.low && curve.low[k], high: curve.high && curve.high[k], raw: x }));
         const band = at.filter((p) => known(p.low) && known(p.high));

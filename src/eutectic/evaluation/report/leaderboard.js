@@ -1,9 +1,13 @@
 // The leaderboard: sections ranked apart, intervals on one scale, a coloured cell for each task.
 const FOREST = 210;
 
+// From the lowest merged model up. What is below, as single experts are, is an arrow at the edge: else it takes all the room.
 function forestScale() {
-  const ends = results.rows.flatMap((row) => row.mean ? [row.mean.low, row.mean.value, row.mean.high] : []).filter(known);
-  return ends.length ? scale(ends, 6, FOREST - 6, { room: 0.03, count: 4 }) : null;
+  const scored = results.rows.filter((row) => row.mean);
+  const ends = (shown) => shown.flatMap((row) => [row.mean.low, row.mean.value, row.mean.high]).filter(known);
+  const merged = ends(scored.filter((row) => row.group === "merged")), floor = Math.min(...merged);
+  const shown = merged.length > 3 ? scored.filter((row) => row.mean.value >= floor) : scored;
+  return shown.length ? scale(ends(shown), 10, FOREST - 10, { room: 0.03, count: 4 }) : null;
 }
 function forestAxis(axis) {
   return s("svg", { width: FOREST, height: 18, "aria-hidden": "true" }, axis.ticks.map((v) => [
@@ -15,9 +19,10 @@ function forest(row, axis, reference) {
   const { value, low, high } = row.mean, x = axis.place;
   return s("svg", { width: FOREST, height: 20, class: kindOf(row), role: "img", "aria-label": meanLine(row) },
     axis.ticks.map((v) => s("line", { class: "rule", x1: x(v), x2: x(v), y1: -7, y2: 27 })),
-    known(reference) && s("line", { class: "reference", x1: x(reference), x2: x(reference), y1: -7, y2: 27 }),
-    known(low) && known(high) && s("path", { class: "whisker", d: `M${x(low)},6V14M${x(low)},10H${x(high)}M${x(high)},6V14` }),
-    mark(kindOf(row), x(value), 10, 3.6));
+    known(reference) && reference >= axis.low && s("line", { class: "reference", x1: x(reference), x2: x(reference), y1: -7, y2: 27 }),
+    value < axis.low ? s("path", { class: "beyond", d: "M9,5.5L4,10L9,14.5" }) : [
+      known(low) && known(high) && s("line", { class: "whisker", x1: Math.max(0, x(low)), x2: x(high), y1: 10, y2: 10 }),
+      mark(kindOf(row), x(value), 10, 3.8)]);
 }
 
 // How good each score is, from the worst merged model's (0) to the best of all (1): the baselines may be far below.
@@ -42,7 +47,7 @@ function taskCell(row, task, good) {
   }
   const share = good.get(task.name)(score.value);
   const cell = h("td", { class: share === 1 ? "cell best" : "cell" },
-    h("span", { class: share > 0.62 ? "heat strong" : "heat", "--p": `${(3 + 85 * share ** 1.3).toFixed(1)}%` }, scoreText(task, score.value)));
+    h("span", heat(0.03 + 0.87 * share ** 1.3), scoreText(task, score.value)));
   const error = known(score.stderr) ? ` ± ${scoreText(task, score.stderr)} (standard error)` : "";
   return withTip(cell, () => [
     h("strong", {}, `${row.label}, ${task.name}`),
@@ -94,11 +99,11 @@ function leaderboard() {
     return { body: h("tbody", {}, head, lines.map(({ line }) => line)), lines };
   });
   const heads = columns.map((column) => {
-    const cell = h("th", { scope: "col", class: column.class === "name" ? "name text" : column.class });
-    const label = [column.title, column.note && h("small", {}, column.note)];
+    const cell = h("th", { scope: "col", title: typeof column.title === "string" && column.title.length > 16 ? column.title : null, class: column.class === "name" ? "name text" : column.class });
+    const label = [cut(column.title, 24), column.note && h("small", {}, cut(column.note, 36))];
     if (!column.key) cell.append(...label.filter(Boolean));
     else cell.append(h("button", { type: "button", title: "Sort by this column", onclick: () => sort(column, cell) }, label));
-    if (column.extra) cell.append(h("span", { class: "score" }, h("b", {}), column.extra()));
+    if (column.extra) cell.append(h("span", { class: "score axis-row" }, h("b", {}), column.extra()));
     return cell;
   });
   function sort(column, cell) {

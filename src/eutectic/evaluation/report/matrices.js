@@ -3,7 +3,7 @@ function matrix(title, caption, names, values, format, strength) {
   const head = h("tr", {}, h("td", {}), names.map((name) => h("th", { scope: "col", title: name }, name)));
   const lines = names.map((name, i) => h("tr", {}, h("th", { scope: "row", title: name }, name), values[i].map((value, j) => {
     const share = known(value) && i !== j ? strength(value) : 0;
-    const cell = h("span", { class: `heat${share < 0 ? " minus" : ""}${Math.abs(share) > 0.62 ? " strong" : ""}`, "--p": `${Math.round(92 * Math.abs(share))}%` }, i === j ? "·" : known(value) ? format(value) : "–");
+    const cell = h("span", heat(0.95 * share), i === j ? "·" : known(value) ? format(value) : "–");
     return h("td", {}, i === j ? cell : withTip(cell, () => [h("strong", {}, `${name} and ${names[j]}`), `${title.toLowerCase()}: ${known(value) ? format(value) : "not defined, a delta is zero"}`]));
   })));
   return h("figure", { class: "panel" }, h("h3", {}, title), h("div", { class: "caption" }, caption), h("div", { class: "scroll" }, h("table", { class: "matrix" }, h("thead", {}, head), h("tbody", {}, lines))));
@@ -23,13 +23,13 @@ function layerHeat({ experts, layers, norms }) {
   const short = shortened(layers), long = Math.max(...short.map((name) => name.length));
   const label = "Norm of the delta by layer";
   const draw = (width) => {
-    const names = Math.min(130, 10 + 7 * Math.max(...experts.map((e) => e.length))), chars = Math.floor(names / 6.8);
+    const names = Math.min(130, Math.max(66, 10 + 7 * Math.max(...experts.map((e) => e.length)))), chars = Math.floor(names / 6.8);
     const cell = Math.max(9, Math.min(120, (width - names - 4) / layers.length)), step = 26, bottom = experts.length * step;
     const slanted = long * 6.8 > cell - 4, every = Math.max(1, Math.ceil((slanted ? 15 : long * 6.8 + 6) / cell));
     const reach = slanted ? Math.min(long, 22) * 5 + 14 : 20;
     const grid = experts.map((name, i) => [
-      s("text", { class: "ink", x: names - 7, y: i * step + 17, "text-anchor": "end" }, name.length > chars ? `${name.slice(0, chars - 1)}…` : name),
-      layers.map((layer, j) => withTip(s("rect", { class: "heat", "--p": `${Math.round(100 * strength(norms[i][j]))}%`, x: names + j * cell, y: i * step, width: cell, height: step }),
+      s("text", { class: "ink", x: names - 7, y: i * step + 17, "text-anchor": "end" }, cut(name, chars)),
+      layers.map((layer, j) => withTip(s("rect", { ...heat(strength(norms[i][j])), x: names + j * cell, y: i * step, width: cell, height: step }),
         () => [h("strong", {}, `${name}, ${layer}`), known(norms[i][j]) ? `norm of the delta ${number(norms[i][j])}` : "not measured"])),
     ]);
     const below = short.map((name, j) => {
@@ -40,7 +40,7 @@ function layerHeat({ experts, layers, norms }) {
     return { height: bottom + reach, wide: Math.ceil(names + cell * layers.length + 4), parts: [grid, below] };
   };
   const prefix = layers.find((name, i) => short[i] !== name);
-  const stack = prefix ? ` Numbers are layers of ${prefix.replace(/\d+$/, "").replace(/\.$/, "")}.` : "";
+  const stack = prefix ? ` Number n stands for ${prefix.replace(/\d+$/, "")}n.` : "";
   const caption = `From ${number(low)} (pale) to ${number(high)} (strong), ${logarithmic ? "logarithmic" : "linear from zero"}.${stack}`;
   const body = layers.map((layer, j) => [layer, ...experts.map((_, i) => number(norms[i][j]))]);
   return h("figure", { class: "panel" }, h("h3", {}, label), h("div", { class: "caption" }, caption), h("div", { class: "scroll" }, picture(label, draw)), asTable(label, ["layer", ...experts], body));

@@ -1,7 +1,7 @@
 // The page from top to bottom. Sections without data are left out, and so are their links.
 function head() {
   const families = results.family.map((f) => [f.name, f.variant, f.regime, known(f.seed) && `seed ${f.seed}`].filter(Boolean).join(", "));
-  const kicker = ["Eutectic", results.study, `${results.split} data`, ...families.slice(0, 2), families.length > 2 && `and ${families.length - 2} more families`];
+  const kicker = ["Eutectic", results.study, `${results.split} data`, ...families.slice(0, 2), families.length > 2 && `and ${families.length - 2} more`];
   const button = h("button", { type: "button", id: "theme", onclick: () => setTheme(theme() === "dark" ? "light" : "dark", true) }, "");
   return h("header", {}, h("div", {}, h("div", { class: "kicker" }, kicker.filter(Boolean).join(" · ")), h("h1", {}, results.title), results.note && h("p", { class: "note" }, results.note)), button);
 }
@@ -19,7 +19,7 @@ function tiles() {
   const measured = results.rows.flatMap((row) => Object.values(row.scores)), holes = measured.filter((score) => known(score.error)).length;
   const judged = results.claims.filter((claim) => known(claim.holds)), held = judged.filter((claim) => claim.holds).length;
   return h("dl", { class: "tiles" },
-    firsts.map((part) => { const row = rows.get(part.rows[0].id); return tile(part.short, row.label, meanLine(row)); }),
+    firsts.map((part) => { const row = rows.get(part.rows[0].id); return tile(part.short, row.label, `score ${percent(row.mean.value)}${known(row.mean.low) && known(row.mean.high) ? ` (${range(row.mean.low, row.mean.high, percent)})` : ""}`); }),
     tile("Measured", `${plural(results.rows.length, "model")} × ${plural(results.tasks.length, "task")}`, `${merged.length} merged; ${holes ? `${plural(holes, "score")} missing` : "no score missing"}`),
     results.claims.length > 0 && tile("Claims", judged.length ? `${held} of ${results.claims.length} held` : "none decided", `${judged.length - held} refuted, ${results.claims.length - judged.length} open`));
 }
@@ -66,11 +66,15 @@ function report() {
   const forgetting = results.tasks.map(forgettingChart).filter(Boolean);
   const kinds = Object.keys(KINDS).filter((kind) => results.rows.some((row) => kindOf(row) === kind));
   if (results.warnings.length) section("warnings", "Warnings", null, h("ul", { class: "panel warning" }, results.warnings.map((text) => h("li", {}, text))));
-  section("leaderboard", "Leaderboard", "Methods are ranked apart by what they need. The score is the mean over tasks of the score divided by that task's expert's. ≈ marks a model that a paired test does not tell apart from the first of its section; the dashed line is the base." + (units.size === 1 ? ` Scores of tasks: ${[...units][0]}.` : ""),
+  section("leaderboard", "Leaderboard", [
+    results.rows.some((row) => row.group === "merged") && "Methods are ranked apart by what they need.",
+    results.rows.some((row) => row.mean) && "The multi-task score is the mean over tasks of the score divided by that of the task's expert; the dashed line is the base, an arrow what lies below the scale.",
+    sections.some((part) => part.rows.some((at) => at.tied)) && "≈ marks a model that a paired test does not tell apart from the first of its section.",
+    units.size === 1 && `Tasks: ${[...units][0]}.`].filter(Boolean).join(" "),
     results.rows.length ? [legend(kinds), leaderboard()] : h("p", { class: "panel empty" }, "No model was measured."));
   if (results.claims.length) section("claims", "Claims", "Written down before the run, each with its test.", claimList());
   if (results.curves.length) section("curves", "Curves", null, h("div", { class: "grid" }, curveCharts()));
-  if (paretos.length) section("cost", "Quality against cost", "The line joins what nothing else beats in both score and cost. Point at a mark for its recipe, click to copy it.", legend(kinds), h("div", { class: "grid" }, paretos));
+  if (paretos.length) section("cost", "Quality against cost", "The line joins what nothing else beats in both score and cost. Point at a mark for its recipe, click to copy it." + equalCosts(), legend(kinds), h("div", { class: "grid" }, paretos));
   if (forgetting.length) section("forgetting", "Forgetting", "What happened to the tasks that the base could do.", h("div", { class: "grid" }, forgetting));
   if (results.pairs.length) section("tests", "Paired tests", "Differences of multi-task scores, in percentage points, over the same samples.", pairTable());
   if (results.deltas && results.deltas.experts.length) section("deltas", "Deltas of the experts", "What training changed in each expert, against the base.", deltaSection(results.deltas));

@@ -12,7 +12,7 @@ function ticksOf(low, high, count) {
   for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at += 1) found.push(Number((at * step).toPrecision(12)));
   return found;
 }
-function scale(values, from, to, { room = 0.06, log = false, count = 5, zero = false } = {}) {
+function scale(values, from, to, { room = 0.06, log = false, count = 5, zero = false, at = null } = {}) {
   const positive = values.every((v) => v > 0);
   if (log && positive && Math.max(...values) / Math.min(...values) > 20) {
     const [low, high] = extent(values.map(Math.log10), room);
@@ -20,7 +20,7 @@ function scale(values, from, to, { room = 0.06, log = false, count = 5, zero = f
     const every = Math.max(1, Math.ceil((high - low) / count));
     const ticks = [];
     for (let power = Math.ceil(low); power <= high; power += every) ticks.push(10 ** power);
-    if (ticks.length < 3)
+    if (ticks.length < 2)
       for (let power = Math.floor(low); power <= high; power += 1)
         for (const m of [2, 5]) if (Math.log10(m * 10 ** power) >= low && Math.log10(m * 10 ** power) <= high) ticks.push(m * 10 ** power);
     return { place, ticks: ticks.sort((a, b) => a - b), low: 10 ** low, high: 10 ** high, log: true };
@@ -28,7 +28,7 @@ function scale(values, from, to, { room = 0.06, log = false, count = 5, zero = f
   let [low, high] = extent(values, room);
   if (positive && low < 0) low = 0;
   if (zero) [low, high] = [Math.min(0, low), Math.max(0, high)];
-  return { place: (v) => from + ((v - low) / (high - low)) * (to - from), ticks: ticksOf(low, high, count), low, high, log: false };
+  return { place: (v) => from + ((v - low) / (high - low)) * (to - from), ticks: at || ticksOf(low, high, count), low, high, log: false };
 }
 // A frame with both axes; gives the scales and the parts drawn.
 function frame(width, height, xs, ys, { x = {}, y = {}, xFormat = number, yFormat = number, xTitle = "", yTitle = "" }) {
@@ -46,8 +46,8 @@ function frame(width, height, xs, ys, { x = {}, y = {}, xFormat = number, yForma
       s("line", { class: "axis", x1: xScale.place(v), x2: xScale.place(v), y1: bottom, y2: bottom + 4 }),
       s("text", { x: xScale.place(v), y: bottom + 17, "text-anchor": "middle" }, short(xFormat)(v)),
     ]),
-    s("text", { x: (margin.left + width - margin.right) / 2, y: height - 5, "text-anchor": "middle" }, xTitle + (xScale.log ? " (logarithmic)" : "")),
-    s("text", { x: 0, y: 11 }, yTitle),
+    s("text", { x: (margin.left + width - margin.right) / 2, y: height - 5, "text-anchor": "middle" }, cut(xTitle, width / 8) + (xScale.log ? " (logarithmic)" : "")),
+    s("text", { x: 0, y: 11 }, cut(yTitle, width / 7)),
   ].flat(Infinity);
   return { xScale, yScale, parts, bottom, margin };
 }
