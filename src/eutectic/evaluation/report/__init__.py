@@ -13,15 +13,13 @@ import html
 import json
 import os
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from eutectic import __version__
-from eutectic.errors import OutputError
 from eutectic.evaluation.report.leaderboard import csv_text, fingerprint, sections
-from eutectic.evaluation.results import Results, Score
+from eutectic.evaluation.results import Results, Score, write_text
 
 __all__ = ["csv_text", "render_report", "sections", "write_report"]
 
@@ -34,7 +32,8 @@ def render_report(results: Results) -> str:
     """The report as a page of HTML.
 
     >>> from eutectic.evaluation.results import Row, Task
-    >>> study = Results(study="s", title="A <study>", tasks=(Task(name="t"),), rows=(Row(id="a", label="A", group="expert"),))
+    >>> row = Row(id="a", label="A", group="expert")
+    >>> study = Results(study="s", title="A <study>", tasks=(Task(name="t"),), rows=(row,))
     >>> page = render_report(study)
     >>> "<title>A &lt;study&gt;</title>" in page, "<study>" in page
     (True, False)
@@ -61,13 +60,7 @@ def write_report(results: Results, path: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text(render_report(results), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_text(path, render_report(results))
 
 
 def _file(name: str) -> str:
@@ -107,7 +100,7 @@ def _table(results: Results) -> str:
         for place in section.places:
             row = place.row
             scores = [row.scores.get(task.name) for task in results.tasks]
-            numbers = [f"{s.value:.3g}" if isinstance(s, Score) else "missing" for s in scores]
+            numbers = [f"{s.value:.3g}" if isinstance(s, Score) else "missing" if s else "–" for s in scores]
             lines.append([row.label, f"{row.mean.value:.3g}" if row.mean else "none", *numbers])
     cells = ["".join(f"<td>{_text(cell)}</td>" for cell in line) for line in lines]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in cells) + "</table>"

@@ -31,12 +31,13 @@ function paretoChart([path, title, short, format]) {
     const labels = front.map((p) => placeLabel(p.row.label, xScale.place(p.x), yScale.place(p.y), taken, margin.left, width - margin.right)).filter(Boolean);
     const whiskers = points.map(({ row, x }) => known(row.mean.low) && known(row.mean.high) &&
       s("line", { class: `whisker faded ${kindOf(row)}`, x1: xScale.place(x), x2: xScale.place(x), y1: yScale.place(row.mean.low), y2: yScale.place(row.mean.high) }));
-    const marks = points.map(({ row, x, y }) => withTip(
-      s("g", { class: `point ${kindOf(row)}`, tabindex: 0, role: "button", "data-row": row.id, "aria-label": `${row.label}: score ${percent(y)}%, ${short} ${format(x)}. Enter copies the recipe.`,
-        onclick: () => copyRecipe(row), onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); copyRecipe(row); } } },
-        s("circle", { class: "hit", cx: xScale.place(x), cy: yScale.place(y), r: 11 }), mark(kindOf(row), xScale.place(x), yScale.place(y), 5)),
-      () => recipeTip(row, meanLine(row), `${title}: ${format(x)}`, row.tuned && tunedText(row))));
-    return { height, parts: [parts, s("path", { class: "front", d: `${steps}H${width - margin.right}` }), whiskers, labels, marks] };
+    const told = (element, { row, x }) => withTip(element, () => recipeTip(row, meanLine(row), `${title}: ${format(x)}`, row.tuned && tunedText(row)));
+    const copies = (row) => ({ onclick: () => copyRecipe(row), onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); copyRecipe(row); } } });
+    // Around each mark there is room to point at, below all the marks: they may lie close.
+    const around = points.map((p) => told(s("circle", { class: "hit", cx: xScale.place(p.x), cy: yScale.place(p.y), r: 11, ...copies(p.row) }), p));
+    const marks = points.map((p) => told(s("g", { class: `point ${kindOf(p.row)}`, tabindex: 0, role: "button", "data-row": p.row.id, ...copies(p.row),
+      "aria-label": `${p.row.label}: score ${percent(p.y)}%, ${short} ${format(p.x)}. Enter copies the recipe.` }, mark(kindOf(p.row), xScale.place(p.x), yScale.place(p.y), 5)), p));
+    return { height, parts: [parts, s("path", { class: "front", d: `${steps}H${width - margin.right}` }), whiskers, labels, around, marks] };
   };
   const body = [...points].sort((a, b) => b.y - a.y).map(({ row, x, y }) => [row.label, `${percent(y)}%`, format(x), front.some((p) => p.row === row) ? "yes" : ""]);
   return h("figure", { class: "panel" }, h("h3", {}, label), picture(label, draw), asTable(label, ["model", "score", short, "on the front"], body));
@@ -107,13 +108,13 @@ function curveCharts() {
         const band = at.filter((p) => known(p.low) && known(p.high));
         const edge = [...band.map((p) => `${p.x},${yScale.place(p.high)}`), ...[...band].reverse().map((p) => `${p.x},${yScale.place(p.low)}`)];
         const runs = at.map((p, k) => known(p.value) ? `${k && known(at[k - 1].value) ? "L" : "M"}${p.x},${yScale.place(p.value)}` : "").join("");
-        return s("g", { color: style(i).colour }, band.length > 1 && s("polygon", { class: "band", points: edge.join(" ") }),
-          s("path", { class: "line", d: runs, "stroke-dasharray": style(i).dash }),
-          at.filter((p) => known(p.value)).map((p) => withTip(
-            s("g", { class: "point", tabindex: 0, role: "img", "aria-label": `${curve.label}, ${number(p.raw)}: ${number(p.value)}` }, s("circle", { class: "hit", cx: p.x, cy: yScale.place(p.value), r: 10 }), s("circle", { class: "mark", cx: p.x, cy: yScale.place(p.value), r: 3.6 })),
-            () => [h("strong", {}, curve.label), h("div", {}, `${curve.x_title || "x"} ${number(p.raw)}: ${number(p.value)}`), known(p.low) && known(p.high) && h("em", {}, `95%: ${range(p.low, p.high, number)}`)])));
+        return s("g", { color: style(i).colour }, band.length > 1 && s("polygon", { class: "band", points: edge.join(" ") }), s("path", { class: "line", d: runs, "stroke-dasharray": style(i).dash }));
       });
-      return { height, parts: [parts, lines] };
+      const points = curves.flatMap((curve, i) => curve.x.map((x, k) => ({ curve, i, x, y: curve.y[k], low: curve.low && curve.low[k], high: curve.high && curve.high[k] }))).filter((p) => known(p.y));
+      const told = (element, { curve, x, y, low, high }) => withTip(element, () => [h("strong", {}, curve.label), h("div", {}, `${curve.x_title || "x"} ${brief(x)}: ${number(y)}`), known(low) && known(high) && h("em", {}, `95%: ${range(low, high, number)}`)]);
+      const around = points.map((p) => told(s("circle", { class: "hit", cx: xScale.place(p.x), cy: yScale.place(p.y), r: 10 }), p));
+      const marks = points.map((p) => told(s("g", { class: "point", color: style(p.i).colour, tabindex: 0, role: "img", "aria-label": `${p.curve.label}, ${brief(p.x)}: ${number(p.y)}` }, s("circle", { class: "mark", cx: xScale.place(p.x), cy: yScale.place(p.y), r: 3.6 })), p));
+      return { height, parts: [parts, lines, around, marks] };
     };
     const swatches = curves.map((curve, i) => h("span", {}, s("svg", { width: 26, height: 10, color: style(i).colour, "aria-hidden": "true" }, s("path", { class: "line", d: "M0,5H26", "stroke-dasharray": style(i).dash })), curve.label));
     const body = curves.flatMap((c) => c.x.map((x, k) => [c.label, number(x), number(c.y[k]), c.low && c.high ? range(c.low[k], c.high[k], number) : ""]));
