@@ -1,8 +1,8 @@
-"""What a folder is, from its files' names and descriptions alone: no tensor is read, and neither numpy nor torch loaded.
+"""What a folder is, from its files' names and descriptions: no tensor is read, and no numpy loaded.
 
-    family     family.json: a base, its experts, their data        adapter   adapter_config.json: LoRA and the like
-    pipeline   model_index.json: the parts of a diffusion model    merged    recipe.lock.json beside a model
-    model      weights with a config.json                          weights   weights alone
+family     family.json: a base, its experts, their data        adapter   adapter_config.json: LoRA and the like
+pipeline   model_index.json: the parts of a diffusion model    merged    recipe.lock.json beside a model
+model      weights with a config.json                          weights   weights alone
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FAMILY_FACTS = ("variant", "seed", "regime", "version")
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that is no model by itself. `facts` describe it; `members` are the models in it, by what they are called.
+    """A folder that is no model by itself. `facts` describe it; `members` are the models in it by name.
 
     `weights` is the file to look into (an adapter's).
     """
@@ -119,7 +119,9 @@ def _member_paths(found: Mapping[str, Any], folder: Path) -> Iterator[tuple[str,
 def _pipeline(folder: Path) -> Folder:
     found = read_json(folder / PIPELINE)
     parts = {name: folder / name for name in found if not name.startswith("_") and _holds_weights(folder / name)}
-    others = [name for name in found if not name.startswith("_") and name not in parts and isinstance(found[name], list)]
+    others = [
+        name for name in found if not name.startswith("_") and name not in parts and isinstance(found[name], list)
+    ]
     facts = {"class": found.get("_class_name"), "without weights": others}
     return Folder("pipeline", f"diffusion pipeline ({found.get('_class_name', 'without a class')})", facts, parts)
 

@@ -1,4 +1,4 @@
-"""What may go wrong when a checkpoint is merged, told from headers and the small files beside them; no value is read."""
+"""What may go wrong when a checkpoint is merged, from headers and the small files beside them; no value is read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def _types(checkpoint: Checkpoint) -> Iterator[Hazard]:
         rare = min(floats.values(), key=len)
         yield Hazard("mixed_types", f"floats of several types ({counts}); set `dtype` in the recipe", tuple(rare))
     if "F16" in floats:
-        message = "float16 ends at 65,504: a merge that adds deltas up may overflow to infinity; merge in bfloat16 or float32"
+        message = (
+            "float16 ends at 65,504: a merge that adds deltas up may overflow to infinity; merge in bfloat16 or float32"
+        )
         yield Hazard("overflow", message, tuple(floats["F16"]))
     small = tuple(name for dtype, listed in floats.items() if dtype.startswith("F8") for name in listed)
     if small:
@@ -80,7 +82,9 @@ def _names(checkpoint: Checkpoint) -> Iterator[Hazard]:
         yield Hazard("running_statistics", message, statistics)
     pickles = sorted({file.path.name for file in checkpoint.headers if file.path.name.endswith(PICKLE_SUFFIXES)})
     if pickles:
-        yield Hazard("pickle", f"{', '.join(pickles[:3])}: a pickle, read here without running its code; others may run it")
+        yield Hazard(
+            "pickle", f"{', '.join(pickles[:3])}: a pickle, read here without running its code; others may run it"
+        )
 
 
 def _config(checkpoint: Checkpoint) -> Iterator[Hazard]:
@@ -88,7 +92,9 @@ def _config(checkpoint: Checkpoint) -> Iterator[Hazard]:
     parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
     heads = tuple(name for name in checkpoint if name.endswith("lm_head.weight"))
     if heads and any(part.get("tie_word_embeddings") is True for part in parts):
-        message = "config.json ties the head to the embeddings, yet a head is stored: readers drop it, or read it instead"
+        message = (
+            "config.json ties the head to the embeddings, yet a head is stored: readers drop it, or read it instead"
+        )
         yield Hazard("tied_head", message, heads)
     if not config and checkpoint.path is not None and checkpoint.path.is_dir():
         yield Hazard("no_config", "no config.json: the result will not load by itself")
@@ -120,7 +126,9 @@ def _vocabulary(checkpoint: Checkpoint, folder: Place) -> Iterator[Hazard]:
         yield Hazard("vocabulary", message, embeddings)
     elif vocabulary.size < count:
         extra = count - vocabulary.size
-        message = f"{extra:,} of {count:,} embedding rows lie beyond the tokenizer's {vocabulary.size:,} tokens (padding)"
+        message = (
+            f"{extra:,} of {count:,} embedding rows lie beyond the tokenizer's {vocabulary.size:,} tokens (padding)"
+        )
         yield Hazard("vocabulary", message, embeddings)
 
 

@@ -86,7 +86,9 @@ def find_kin(
     # a candidate of another shape is compared by what it shares, and must not hide the others
     usable = {n: c for n, c in candidates.items() if any(_pair(checkpoint, c, name) for name in checkpoint)}
     if not usable:
-        raise SourceError(f"none of {', '.join(candidates)} has a tensor of floats of the checkpoint's names and shapes")
+        raise SourceError(
+            f"none of {', '.join(candidates)} has a tensor of floats of the checkpoint's names and shapes"
+        )
     names = [name for name in checkpoint if all(_pair(checkpoint, c, name) for c in usable.values())]
     if not names:
         raise SourceError(f"no tensor of floats is in the checkpoint and in all of {', '.join(usable)} with one shape")

@@ -32,7 +32,7 @@ NULL = 1e-10  # squared singular values below this share of the largest are roun
 
 @dataclass(frozen=True)
 class Overlap:
-    """One tensor. `rank` directions were compared (0: none, `reason` says why); chances are those of random subspaces."""
+    """One tensor. `rank` directions were compared (0: none; `reason` says why); chances: of random subspaces."""
 
     name: str
     sums: DeltaSums

@@ -35,7 +35,7 @@ class Values:
 
 
 def values_of(checkpoint: Checkpoint, report: Callable[[int], None] | None = None) -> list[Values]:
-    """Every tensor of floats with known values. `report` is called with the number of bytes done since the last call."""
+    """Every tensor of floats with known values. `report` is called with the bytes done since the last call."""
     found = []
     for tensor in checkpoint.values():
         if tensor.dtype.floating and tensor.numel and comparable("F64", tensor.dtype.name):
@@ -59,7 +59,9 @@ def _look(tensor: TensorRef, report: Callable[[int], None] | None) -> Values:
             bits |= int(np.bitwise_or.reduce(raw.view("<u4")))
         if report:
             report(len(raw))
-    return Values(tensor.name, tensor.numel, nonfinite, zeros, largest, tensor.dtype.name == "F32" and not bits & 0xFFFF)
+    return Values(
+        tensor.name, tensor.numel, nonfinite, zeros, largest, tensor.dtype.name == "F32" and not bits & 0xFFFF
+    )
 
 
 def value_hazards(found: list[Values]) -> list[Hazard]:
@@ -70,7 +72,7 @@ def value_hazards(found: list[Values]) -> list[Hazard]:
     hazards = []
     if broken:
         count = sum(v.nonfinite for v in broken)
-        message = f"{count:,} values are NaN or infinite; a merge refuses them"
+        message = f"{'1 value is' if count == 1 else f'{count:,} values are'} NaN or infinite; a merge refuses them"
         hazards.append(Hazard("nonfinite", message, tuple(v.name for v in broken)))
     if large:
         hazards.append(Hazard("large", "values above 65,504 become infinite in float16", large))

@@ -18,7 +18,7 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture
 def open_(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """``open_(sample, **context)``: the page of a sample, drawn. No request but for the file, nothing on the console."""
+    """``open_(sample, **context)``: a sample's page, drawn. No request but for the file, nothing on the console."""
     contexts, faults, requests = [], [], []
 
     def show(name: str, **settings: Any) -> Any:
