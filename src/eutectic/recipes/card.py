@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 from eutectic.weights.files import Place, open_file
 
 __all__ = ["CARD", "LOCK", "front_matter"]
@@ -19,6 +17,8 @@ def front_matter(card: Place) -> dict[str, Any]:
     """What the front matter of a model card states; {} where there is no card, or none that can be read."""
     if not card.is_file():
         return {}
+    import yaml  # here, because `inspect` starts without it
+
     file = open_file(card)
     text = file.read(0, min(file.size, 1 << 16)).decode("utf-8", "replace")
     front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)

@@ -191,6 +191,7 @@ def test_it_prints_on_paper(open_: Callable[..., Any], tmp_path: Path) -> None:
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("nav").is_hidden() and page.locator("#theme").is_hidden()
+    assert page.locator(".board thead", has_text="multi-task score").get_by_text("flip").is_visible()
     assert page.pdf().startswith(b"%PDF")
 
 

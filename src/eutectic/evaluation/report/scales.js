@@ -7,7 +7,7 @@ function extent(values, room) {
 function ticksOf(low, high, count) {
   const raw = (high - low) / Math.max(1, count);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((size) => size >= raw * 0.999) || 10 * power;
+  const step = [1, 2, 5, 10].map((m) => m * power).find((size) => size >= raw * 0.72) || 10 * power;
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at += 1) found.push(Number((at * step).toPrecision(12)));
   return found;
