@@ -41,7 +41,7 @@ def test_a_plain_model_has_none(make_model: Make) -> None:
     [
         ({"tie_word_embeddings": True}, "tied_head", "yet a head is stored"),
         ({"text_config": {"tie_word_embeddings": True}}, "tied_head", "yet a head is stored"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised", "quantised (awq)"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised", "quantised (AWQ"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "remote_code", "auto_map"),
         ({"num_local_experts": 8}, "experts", "a mixture of 8 experts"),
     ],

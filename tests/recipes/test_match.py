@@ -106,11 +106,17 @@ def test_a_quantised_checkpoint_may_be_passed_through_alone(make_model: Callable
     config = {"quantization_config": {"quant_method": "awq"}}
     model = make_model("m1", {"w.qweight": numpy.ones(4, "i4"), "w.scales": ONE}, config)
     assert actions(linear(model, method="passthrough"))["w.qweight"] == "copy"
-    with pytest.raises(SourceError, match=r"quantised \(awq\)"):
+    with pytest.raises(SourceError, match="AWQ in the layout 'gemm' with bits None"):
         linear(model, model.parent / "m1" / ".." / "m1" / ".", make_model("m2", {"w": ONE}))
-    with pytest.raises(SourceError, match="looks like the scale"):
+    with pytest.raises(SourceError, match="looks like a part of quantised weights"):
         (model / "config.json").unlink()
         linear(model, make_model("m3", {"w": ONE}))
+
+
+def test_a_scale_that_is_a_parameter_is_no_sign_of_codes(make_model: Callable[..., Path]) -> None:
+    """As in CLIP."""
+    tensors = {"w": ONE, "logit_scale": numpy.ones((), "f4")}
+    assert actions(linear(make_model("m1", tensors), make_model("m2", tensors)))["logit_scale"] == "merge"
 
 
 def test_order_is_the_references(make_model: Callable[..., Path]) -> None:

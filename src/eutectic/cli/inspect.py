@@ -16,6 +16,7 @@ from eutectic.evaluation.folder import Folder, declared_base, kind_of, look
 from eutectic.evaluation.hazards import Hazard, hazards
 from eutectic.recipes.layers import layer_of
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.quantized.scheme import READERS, scheme_of
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
         "architectures": _architectures(config),
         "model_type": config.get("model_type"),
         "declared": [{"name": name, "file": file} for name, file in declared_base(checkpoint)],
+        "quantisation": _quantisation(checkpoint),
         "tied_embeddings": _tied(config),
         "output_head": next((name for name in checkpoint if name.endswith("lm_head.weight")), None),
         "tensor_count": len(checkpoint),
@@ -165,6 +167,15 @@ def _kinship(checkpoint: Checkpoint, candidates: tuple[str, ...], base: str | No
 def _architectures(config: dict[str, Any]) -> list[str]:
     names = config.get("architectures")
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _quantisation(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """How the weights are coded, as config.json or the names say; whether a merge reads them as dense ones."""
+    scheme = scheme_of(checkpoint)
+    if scheme is None:
+        return None
+    understood = scheme.method in READERS
+    return {"method": scheme.method, "bits": scheme.bits, "words": scheme.words, "understood": understood}
 
 
 def _tied(config: dict[str, Any]) -> bool | None:

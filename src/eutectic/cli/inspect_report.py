@@ -68,6 +68,7 @@ def _print_summary(facts: dict[str, Any]) -> None:
         ("size", _exactly(format_bytes(facts["bytes"]), f"{facts['bytes']:,} bytes")),
         ("tensors", f"{facts['tensor_count']:,}"),
         ("types", "; ".join(dtypes)),
+        *([("quantised", _quantised_words(facts["quantisation"]))] if facts["quantisation"] else []),
         ("layers", "; ".join(_shorten(stacks, MOST_STACKS)) or "none numbered"),
         *([("parts", "; ".join(_shorten(shares, MOST_PARTS)))] if len(shares) > 1 else []),
         ("declared", "; ".join(_shorten(declared, MOST_STACKS)) or "no base or source"),
@@ -122,6 +123,12 @@ def _print_values(values: list[dict[str, Any]]) -> None:
 
 def _exactly(rounded: str, exact: str) -> str:
     return exact if rounded == exact else f"{rounded} ({exact})"
+
+
+def _quantised_words(found: dict[str, Any]) -> str:
+    bits = f", {found['bits']} bits" if found["bits"] and "bits" not in found["words"] else ""
+    use = "a merge reads it as dense" if found["understood"] else "a merge refuses it"
+    return printable(f"{found['words']}{bits}; {use}")
 
 
 def _tied_words(tied: bool | None, head: str | None) -> str:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from eutectic.errors import EutecticError
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, read_json
 from eutectic.weights.files import Place
+from eutectic.weights.quantized.scheme import READERS, scheme_of
 from eutectic.weights.vocabulary import read_vocabulary
 
 __all__ = ["Hazard", "hazards"]
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "shared.weight",
                "embed_in.weight")  # fmt: skip
-_QUANTISED = (".qweight", ".qzeros", ".g_idx", ".weight_scale_inv", ".weight_scale", ".absmax", ".quant_map", ".SCB")
 _STATISTICS = (".running_mean", ".running_var")
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -62,20 +62,20 @@ def _types(checkpoint: Checkpoint) -> Iterator[Hazard]:
         )
         yield Hazard("overflow", message, tuple(floats["F16"]))
     small = tuple(name for dtype, listed in floats.items() if dtype.startswith("F8") for name in listed)
-    if small:
+    coded = scheme_of(checkpoint) is not None  # then types are those of codes, and the hazard is another
+    if small and not coded:
         yield Hazard("fp8", "fp8 has two or three bits of mantissa: deltas of fine-tuning are mostly lost in it", small)
-    if whole:
+    if whole and not coded:
         message = "not floating-point: such tensors are copied from the base or first source, not merged"
         yield Hazard("not_float", message, whole)
 
 
 def _names(checkpoint: Checkpoint) -> Iterator[Hazard]:
-    method = checkpoint.config.get("quantization_config")
-    packed = tuple(name for name in checkpoint if name.endswith(_QUANTISED))
-    if isinstance(method, Mapping) or packed:
-        named = method.get("quant_method") if isinstance(method, Mapping) else None
-        how = f" ({named})" if isinstance(named, str) else ""
-        yield Hazard("quantised", f"quantised{how}: codes are no weights; merge what it was quantised from", packed)
+    scheme = scheme_of(checkpoint)
+    if scheme is not None:
+        use = "read as dense, without what coding lost" if scheme.method in READERS else "a merge refuses it"
+        sign = (scheme.sign,) if scheme.sign else ()
+        yield Hazard("quantised", f"quantised ({scheme.words}): {use}; better merge what it was made from", sign)
     statistics = tuple(name for name in checkpoint if name.endswith(_STATISTICS))
     if statistics:
         message = "running statistics of batch norms: their mean is not the statistics of the merge; measure them again"

@@ -21,8 +21,8 @@ from eutectic.errors import FormatError, OutputError, SourceError, nearest
 from eutectic.weights.checkpoint import read_json
 
 __all__ = [
-    "RESULTS", "Claim", "Cost", "Curve", "Deltas", "Family", "Hole", "Interval", "Pair", "Results", "Row", "Score",
-    "Size", "Task", "Tuned", "write_text",
+    "RESULTS", "Claim", "Cost", "Curve", "Deltas", "Family", "Hole", "Interval", "Pair", "Regime", "Results", "Row",
+    "Score", "Size", "Task", "Tuned", "write_text",
 ]  # fmt: skip
 
 RESULTS = "results.json"
@@ -108,6 +108,7 @@ class Row(_Frozen):
     """One thing measured on all tasks. `mean` is the multi-task score: the mean over tasks of score / expert's score.
 
     `forgetting` is the change against the base on tasks of role "base", in their unit: value less the base's value.
+    `least` is the same with the worst task instead of the mean.
     `needs` says what data the method used; `recipe` is what makes the model again, as a mapping.
     """
 
@@ -119,6 +120,7 @@ class Row(_Frozen):
     tuned: Tuned | None = None
     scores: dict[str, Cell] = {}
     mean: Interval | None = None
+    least: Interval | None = None
     forgetting: dict[str, Interval] = {}
     seconds: Cost = Cost()
     bytes: Size = Size()
@@ -191,6 +193,23 @@ class Claim(_Frozen):
     holds: bool | None = None
 
 
+class Regime(_Frozen):
+    """One cell of a regime map: the multi-task score of every method there (None: not measured), and the best one.
+
+    `base` is the base's own score, `size` the factor of the experts' changes, `cosine` the mean cosine of the changes.
+    """
+
+    family: str
+    regime: str
+    base: float
+    size: float
+    experts: tuple[str, ...]
+    overlap: str
+    cosine: float
+    winner: str | None = None
+    scores: dict[str, float | None] = {}
+
+
 class Family(_Frozen):
     """Where the experts come from."""
 
@@ -221,6 +240,7 @@ class Results(_Frozen):
     deltas: Deltas | None = None
     curves: tuple[Curve, ...] = ()
     claims: tuple[Claim, ...] = ()
+    regimes: tuple[Regime, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @model_validator(mode="after")

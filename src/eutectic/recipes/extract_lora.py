@@ -120,7 +120,7 @@ def extract_lora(
         count = len(s) if kept is None else kept
         error = math.sqrt(max(0.0, 1 - float((s[:count].double() ** 2).sum()) / square))
         b, a = factors(u[:, :count], s[:count], v[:, :count])
-        kind = getattr(torch, (dtype or finetuned[name].dtype).torch)
+        kind = getattr(torch, (dtype or finetuned[name].native).torch)
         module = name.removesuffix(".weight")
         found = Extracted(module, base[name].shape, count, error, math.sqrt(square))
         made = {f"{PREFIX}{module}.lora_{side}.weight": m.to(kind).contiguous() for side, m in (("A", a), ("B", b))}

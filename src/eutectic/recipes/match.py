@@ -17,7 +17,6 @@ from eutectic.weights.tensor_ref import TensorRef
 __all__ = ["Account", "Step", "match_tensors"]
 
 MOST_SHOWN = 6
-SCALE_SUFFIXES = ("_scale_inv", "_scale", ".absmax", ".quant_state", ".scales", ".qzeros")
 _VOCABULARIES = (
     "Their vocabularies differ. 'tokenizer_source: union' in the recipe keeps every model's tokens, 'base' those of "
     "the base model; embeddings follow."
@@ -78,12 +77,10 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     Where the recipe asks for one vocabulary, embeddings are those of `unified`.
 
     Raises:
-        SourceError: shapes differ, a tensor is missing somewhere (unless `allow_mismatch`), or a source holds
-            quantised codes, which cannot be averaged as numbers; the message lists all of a kind.
+        SourceError: shapes differ, or a tensor is missing somewhere (unless `allow_mismatch`); the message lists all
+            of a kind.
     """
     reference = tree.reference
-    if any(len(merge.inputs) > 1 for merge in tree.merges):
-        _refuse_quantised(tree.sources)
     binding = Binding(tree, unified)
     tied = _tied_heads(reference, tree.sources)
     steps: list[Step] = []
@@ -121,7 +118,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
             lacking[name] = f"{name}: in {', '.join(have)}; not in {', '.join(lack)}"
         if origin.native is not origin.dtype and allow_mismatch:
             raise SourceError(
-                f"{lacking.get(name, name)}. It is calculated as it is read (an adapter, rows of tokens), so it "
+                f"{lacking.get(name, name)}. It is calculated as it is read (codes, an adapter, rows of tokens), so it "
                 "cannot be copied; give every source this tensor"
             )
         copied = tuple(ref if ref is origin else None for ref in bound.refs)
@@ -138,30 +135,14 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched([lacking[name] for name in unmatched]))
     binding.check_filters()
-    lines = (*_lines(steps, kinds), *(unified.lines if unified is not None else ()))
+    read = [f"dequantised as read: {leaf.label} ({leaf.dequantised})" for leaf in tree.sources if leaf.dequantised]
+    lines = (*_lines(steps, kinds), *read, *(unified.lines if unified is not None else ()))
     return Account(tuple(steps), lines, tuple(binding.renumbered), unified)
 
 
 def _by_token(name: str, tree: Tree) -> bool:
     """Whether a tensor is an embedding in every source that has it."""
     return all(name in vocabulary_tensors(leaf.checkpoint) for leaf in tree.sources if name in leaf.checkpoint)
-
-
-def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:
-    for leaf in leaves:
-        settings = leaf.checkpoint.config.get("quantization_config")
-        if settings:
-            kind = settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
-            raise SourceError(
-                f"{leaf.label}: its config says quantised ({kind}). Codes cannot be averaged as numbers; "
-                "use the checkpoint from before quantisation, or dequantise it first."
-            )
-        for name in leaf.checkpoint:
-            if name.endswith(SCALE_SUFFIXES):
-                raise SourceError(
-                    f"{leaf.label}: {name!r} looks like the scale of quantised codes, which cannot be averaged as "
-                    "numbers; use the checkpoint from before quantisation, or dequantise it first."
-                )
 
 
 def _tied_heads(reference: Leaf, leaves: tuple[Leaf, ...]) -> set[str]:

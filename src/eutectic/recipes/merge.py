@@ -15,6 +15,7 @@ from typing import Any
 from eutectic.errors import OutputError, RecipeError, SourceError, VerificationError
 from eutectic.recipes.executors import Executor, make_executor
 from eutectic.recipes.lock import Lock, is_lock, load_lock
+from eutectic.recipes.opened import Opened
 from eutectic.recipes.plan import Options, Plan, make_plan
 from eutectic.recipes.profile import Clock, Profile
 from eutectic.recipes.provenance import LOCK, fingerprint, lock_document, side_files
@@ -54,28 +55,29 @@ class Watcher:
         """A tile moved this many bytes (read and written)."""
 
 
-def plan(recipe: RecipeLike, options: Options | None = None, **changes: Any) -> Plan:
+def plan(recipe: RecipeLike, options: Options | None = None, *, opened: Opened | None = None, **changes: Any) -> Plan:
     """What `merge` would do, from headers alone: tensors, bytes, memory, time. The plan is a lazy `Checkpoint`.
 
     Args:
         recipe: a path to a recipe (or its lock file), a mapping, or a `Recipe`.
         options: how to run it; `changes` replaces single fields, such as ``max_memory=2 << 30``.
+        opened: sources shared with the plans of other recipes.
 
     Raises:
         RecipeError, SourceError, ResourceError: everything that can be known before a byte is merged.
     """
     found, lock = _read(recipe)
-    return _plan(found, lock, replace(options or Options(), **changes))
+    return _plan(found, lock, replace(options or Options(), **changes), opened)
 
 
-def _plan(recipe: Recipe, lock: Lock | None, options: Options) -> Plan:
+def _plan(recipe: Recipe, lock: Lock | None, options: Options, opened: Opened | None = None) -> Plan:
     if lock is None:
-        return make_plan(recipe, options)
+        return make_plan(recipe, options, opened)
     _check_options(options, lock)
     locked = lock.options.model_dump()
     if options.device_kind == lock.options.device:
         del locked["device"]  # which GPU of that kind is left to the caller
-    made = make_plan(recipe, replace(options, **locked))
+    made = make_plan(recipe, replace(options, **locked), opened)
     _check_sources(made, lock)
     return made
 

@@ -20,6 +20,7 @@ from eutectic.ops.program import Program
 from eutectic.recipes.compute import arena_bytes, twin
 from eutectic.recipes.cutting import Kind, cut, device_bytes
 from eutectic.recipes.match import Account, Step, match_tensors
+from eutectic.recipes.opened import Opened
 from eutectic.recipes.options import DEFAULT_MEMORY, Options
 from eutectic.recipes.rates import Rates
 from eutectic.recipes.schema import Recipe
@@ -177,7 +178,7 @@ class Plan(Checkpoint):
 
     def _leaf_bytes(self, step: Step) -> int:
         refs = [step.refs[n.index] for m in step.merges for n in m.inputs if isinstance(n, Leaf)]
-        return sum(ref.nbytes for ref in refs if ref is not None)
+        return sum(ref.lies_in.nbytes for ref in refs if ref is not None)
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -285,7 +286,7 @@ def passes_of(programs: Mapping[int, Program]) -> int:
     return sum(program.most_passes for program in programs.values())
 
 
-def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
+def make_plan(recipe: Recipe, options: Options | None = None, opened: Opened | None = None) -> Plan:
     """Open every source, account for every tensor, and cut the work to the budget.
 
     Raises:
@@ -293,7 +294,7 @@ def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
         ResourceError: the budget lies below the floor; the message names the floor.
     """
     options = options or Options()
-    tree = build_tree(recipe, seed=options.seed)
+    tree = build_tree(recipe, seed=options.seed, opened=opened)
     unified = unify(tree, recipe)
     account = match_tensors(tree, allow_mismatch=options.allow_mismatch, unified=unified)
     return Plan(recipe, tree, account, options)

@@ -24,8 +24,9 @@ from eutectic.recipes.tokenizer_files import TOKENIZER_FILES, renumbered, with_t
 from eutectic.recipes.tree import Leaf
 from eutectic.recipes.vocabulary import folder_of
 from eutectic.weights import digest
-from eutectic.weights.checkpoint import PICKLE_SUFFIXES, read_json
+from eutectic.weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, read_json
 from eutectic.weights.files import Place, RemotePath, open_file
+from eutectic.weights.quantized.dequantise import dense_config, native_of
 from eutectic.weights.sink import Shard
 
 __all__ = [
@@ -228,15 +229,24 @@ def _read_files(folder: Place, patterns: tuple[str, ...]) -> dict[str, bytes]:
 
 def _config(plan: Plan, path: Place, verbatim: bytes, source: bytes | None) -> bytes:
     """config.json (or generation_config.json) of the result; verbatim where it says already what the weights are."""
-    dtype, unified = plan.tree.root.dtype, plan.account.unified
+    unified = plan.account.unified
     if unified is None and path.name != "config.json":
         return verbatim
     config = found = read_json(path)
     if path.name == "config.json":
-        found = edited(config, None if dtype is None else dtype.torch, plan.account.renumbered)
+        found = edited(config, _stated_dtype(plan, config), plan.account.renumbered)
+        found = dense_config(found) if plan.tree.reference.dequantised else found
     if unified is not None:
         found = renumbered(found, unified, json.loads(source) if source else {})
     return verbatim if found == config else (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _stated_dtype(plan: Plan, config: Mapping[str, Any]) -> str | None:
+    """The type that config.json must state: the recipe's, or that of weights that are no longer codes."""
+    dtype, leaf = plan.tree.root.dtype, plan.tree.reference
+    if dtype is None and leaf.dequantised:
+        dtype = native_of(Checkpoint(leaf.checkpoint, config=config))
+    return None if dtype is None else dtype.torch
 
 
 def _index(plan: Plan, shards: list[Shard]) -> bytes:

@@ -18,6 +18,7 @@ from eutectic.methods import get_method
 from eutectic.methods.method import Method
 from eutectic.recipes.document import Location
 from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
+from eutectic.recipes.opened import Opened
 from eutectic.recipes.references import Reference, resolve_model
 from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
@@ -25,6 +26,9 @@ from eutectic.weights.adapter import is_adapter, open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 from eutectic.weights.files import Place, RemotePath, is_folder
+from eutectic.weights.quantized.dequantise import open_dequantised
+from eutectic.weights.quantized.scheme import scheme_of
+from eutectic.weights.quantized.tensor import DequantisedTensor
 
 __all__ = ["Leaf", "Merge", "Node", "Part", "Stack", "Tree", "build_tree", "check_parameters", "expand"]
 
@@ -42,6 +46,8 @@ class Leaf:
     index: int
     label: str
     checkpoint: Checkpoint
+    dequantised: str | None = None
+    """How its weights are stored, where they are quantised and `checkpoint` has the dense ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,13 +154,14 @@ def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location,
 
 
 class _Builder:
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
+    def __init__(self, seed: int | None, opened: Opened) -> None:
+        self.seed, self.opened = seed, opened
         self.leaves: list[Leaf] = []
-        self.checkpoints: dict[tuple[Place, Place | None], Checkpoint] = {}
+        self.checkpoints: dict[tuple[Place, Place | None], tuple[Checkpoint, str | None]] = {}
         self.by_path: dict[tuple[tuple[Place, Place | None], tuple[int, ...]], Leaf] = {}
         self.pinned: dict[str, RemotePath] = {}
         self.merges = 0
+        self.copies = False
         self.words: dict[str, Any] = {}
 
     def recipe(self, recipe: Recipe, inherited: int, depth: int, scope: tuple[int, ...]) -> Merge | Stack:
@@ -171,6 +178,7 @@ class _Builder:
                 f"the recipe {recipe.name or recipe.merge_method} inside another one says which tokens its result has; "
                 "there is one vocabulary for all: say it in the outermost recipe"
             )
+        self.copies = depth == 0 and _only_copies(recipe)
         seed = recipe.seed if recipe.seed is not None else inherited
         if depth == 0 and self.seed is not None:
             seed = self.seed
@@ -221,9 +229,12 @@ class _Builder:
         path, adapter = self.pin(path), None if adapter is None else self.pin(adapter)
         key = (_real(path), None if adapter is None else _real(adapter))
         if key not in self.checkpoints:
-            self.checkpoints[key] = _open(path, adapter)
+            as_stored = self.copies
+            self.checkpoints[key] = self.opened.get(
+                (*key, as_stored), lambda: _open(path, adapter, as_stored=as_stored)
+            )
         if (key, scope) not in self.by_path:
-            leaf = Leaf(len(self.leaves), str(reference), self.checkpoints[key])
+            leaf = Leaf(len(self.leaves), str(reference), *self.checkpoints[key])
             self.leaves.append(leaf)
             self.by_path[key, scope] = leaf
         return self.by_path[key, scope]
@@ -259,14 +270,28 @@ def _absent(reference: str, wanted: Path, recipe: Recipe) -> SourceError:
     )
 
 
-def _open(path: Place, adapter: Place | None) -> Checkpoint:
+def _only_copies(recipe: Recipe) -> bool:
+    """Whether a recipe does nothing to the tensors of one model, so that codes may stay codes."""
+    same = recipe.merge_method == "passthrough" and len(recipe.models) == 1 and recipe.base_model is None
+    changes = (recipe.dtype, recipe.out_dtype, recipe.tokenizer, recipe.tokenizer_source)
+    return same and not any(changes) and not recipe.parameters and not recipe.models[0].parameters
+
+
+def _open(path: Place, adapter: Place | None, *, as_stored: bool) -> tuple[Checkpoint, str | None]:
+    """A source, and how it is stored where it is quantised and read as the dense model that it stands for."""
     if is_folder(path) and is_adapter(path) and not (path / "config.json").is_file():
         raise SourceError(
             f"{path} is an adapter, not a model: its factors mean nothing apart, and averaging them is not averaging "
             f"what they add. Write the model in front of it: ./model+{path}"
         )
     checkpoint = open_checkpoint(path)
-    return checkpoint if adapter is None else open_adapted(checkpoint, adapter)
+    scheme = None if as_stored and adapter is None else scheme_of(checkpoint)
+    words = None
+    if scheme is not None:
+        checkpoint = open_dequantised(checkpoint)
+        coded = any(isinstance(ref, DequantisedTensor) for ref in checkpoint.values())
+        words = scheme.words if coded else f"no codes, though config.json says {scheme.words}"
+    return checkpoint if adapter is None else open_adapted(checkpoint, adapter), words
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,14 +320,14 @@ class Tree:
         return (self.reference, *rest)
 
 
-def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
-    """Open every source of a recipe (headers only) and settle every parameter.
+def build_tree(recipe: Recipe, *, seed: int | None = None, opened: Opened | None = None) -> Tree:
+    """Open every source of a recipe (headers only; those in `opened` are open already) and settle every parameter.
 
     Raises:
         RecipeError: parameters that the methods refuse, all of them at once.
         SourceError: a source that cannot be opened.
     """
-    builder = _Builder(seed)
+    builder = _Builder(seed, opened or Opened())
     root = builder.recipe(recipe, seed or 0, 0, ())
     return Tree(root, tuple(builder.leaves), tuple(root.walk()), builder.pinned)
 

@@ -432,7 +432,37 @@ def hostile() -> Results:
     return Results.model_validate(plain)
 
 
+def regimes() -> Results:
+    random = np.random.default_rng(4)
+    methods = ["average", "task_arithmetic", "ties", "tsv"]
+    cells = []
+    for regime in ("in-basin", "far"):
+        for count, overlap, size in ((2, "low", 0.5), (2, "high", 1.0), (4, "low", 1.0), (6, "all", 2.0)):
+            scores: dict[str, float | None] = {
+                m: float(v) for m, v in zip(methods, random.uniform(0.6, 0.95, 4), strict=True)
+            }
+            winner = max(methods, key=lambda m: scores[m] or 0)
+            scores["ties" if winner != "ties" else "tsv"] = None if size == 2.0 else 0.7
+            cells.append(
+                {
+                    "family": "digits",
+                    "regime": regime,
+                    "base": 0.55,
+                    "size": size,
+                    "experts": EXPERTS[:count],
+                    "overlap": overlap,
+                    "cosine": 0.1 * count,
+                    "winner": winner,
+                    "scores": scores,
+                }
+            )
+    return Results.model_validate(
+        {**single().to_json(), "study": "regimes", "title": "Which method wins where", "regimes": cells}
+    )
+
+
 SAMPLES = {
+    "regimes": regimes,
     "mergebench": mergebench,
     "in-the-wild": in_the_wild,
     "3h": three_h,

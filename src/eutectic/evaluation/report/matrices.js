@@ -1,4 +1,4 @@
-// The experts' deltas: norms by layer, cosines, sign conflicts.
+// The experts' deltas (norms by layer, cosines, sign conflicts), and the map of regimes.
 function matrix(title, caption, names, values, format, strength) {
   const head = h("tr", {}, h("td", {}), names.map((name) => h("th", { scope: "col", title: name }, name)));
   const lines = names.map((name, i) => h("tr", {}, h("th", { scope: "row", title: name }, name), values[i].map((value, j) => {
@@ -52,4 +52,25 @@ function deltaSection(deltas) {
   return [layerHeat(deltas), count > 1 && h("div", { class: "grid stacked" },
     matrix("Cosine of deltas", "0: unrelated directions; 1: the same; below 0: opposed.", deltas.experts, deltas.cosine, (v) => fixed(v, 2), (v) => v),
     matrix("Sign conflicts", "Share, in percent, of the elements changed by both that move apart; 50 is chance.", deltas.experts, deltas.sign_conflict, percent, (v) => (v / most) ** 2))];
+}
+
+// Which method wins where: a row for each cell, coloured from its worst score to its best.
+function regimeTable() {
+  const methods = [...new Set(results.regimes.flatMap((cell) => Object.keys(cell.scores)))];
+  const facts = ["regime", "experts", "overlap", "size of deltas", "cosine", "base", "winner"];
+  const lines = results.regimes.map((cell) => {
+    const values = Object.values(cell.scores).filter(known), low = Math.min(...values), high = Math.max(...values);
+    const scores = methods.map((method) => {
+      const value = cell.scores[method];
+      if (!known(value)) return h("td", { class: "cell" }, h("span", { title: "not measured" }, "–"));
+      const share = high > low ? (value - low) / (high - low) : 0.5;
+      return withTip(h("td", { class: method === cell.winner ? "cell best" : "cell" }, h("span", heat(0.03 + 0.87 * share), percent(value))),
+        () => [h("strong", {}, method), h("div", {}, `score ${percent(value)}%, the base ${percent(cell.base)}%`), h("em", {}, cell.experts.join(", "))]);
+    });
+    return h("tr", {}, h("th", { scope: "row", class: "text" }, [cell.family, cell.regime].filter(Boolean).join(", ")),
+      withTip(h("td", { tabindex: 0 }, cell.experts.length), () => cell.experts.join(", ")), h("td", { class: "text" }, cell.overlap), h("td", {}, `× ${brief(cell.size)}`),
+      h("td", {}, fixed(cell.cosine, 2)), h("td", {}, percent(cell.base)), h("td", { class: "text" }, cell.winner || "none"), scores);
+  });
+  const head = [...facts, ...methods].map((title, i) => h("th", { scope: "col", title, class: [0, 2, 6].includes(i) ? "text" : null }, cut(title, 24)));
+  return h("div", { class: "panel flush" }, h("div", { class: "scroll" }, h("table", { class: "board wide regimes" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, lines))));
 }
