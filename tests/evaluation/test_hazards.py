@@ -41,7 +41,7 @@ def test_a_plain_model_has_none(make_model: Make) -> None:
     [
         ({"tie_word_embeddings": True}, "tied_head", "yet a head is stored"),
         ({"text_config": {"tie_word_embeddings": True}}, "tied_head", "yet a head is stored"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised", "quantised (AWQ"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised", "quantised (awq): read as dense"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "remote_code", "auto_map"),
         ({"num_local_experts": 8}, "experts", "a mixture of 8 experts"),
     ],
@@ -58,17 +58,21 @@ def test_what_names_and_types_tell(make_model: Make) -> None:
         **{
             "bn.running_mean": np.zeros(2, np.float32),
             "ids": np.zeros(2, np.int64),
-            "l.qweight": np.zeros(2, np.int32),
         },
         half=np.zeros(2, np.float16),
     )
     checkpoint = open_checkpoint(make_model("m", found, {"model_type": "x"}))
     by_kind = {hazard.kind: hazard for hazard in hazards(checkpoint)}
-    assert set(by_kind) == {"mixed_types", "overflow", "not_float", "quantised", "running_statistics", "no_tokenizer"}
+    assert set(by_kind) == {"mixed_types", "overflow", "not_float", "running_statistics", "no_tokenizer"}
     assert by_kind["mixed_types"].tensors == by_kind["overflow"].tensors == ("half",)
     assert "float32 3" in by_kind["mixed_types"].message and "float16 1" in by_kind["mixed_types"].message
-    assert set(by_kind["not_float"].tensors) == {"ids", "l.qweight"}
-    assert by_kind["quantised"].tensors == ("l.qweight",)
+    assert by_kind["not_float"].tensors == ("ids",)
+
+
+def test_codes_are_no_buffers(make_model: Make) -> None:
+    folder = make_model("m", {"l.qweight": np.zeros((2, 2), np.int32), "l.w": np.zeros(2, np.float32)}, {"a": 1})
+    (found,) = hazards(open_checkpoint(folder))
+    assert (found.kind, found.tensors) == ("quantised", ("l.qweight",)) and "a merge refuses it" in found.message
 
 
 def test_vocabulary(make_model: Make) -> None:
