@@ -128,7 +128,7 @@ function pairTable() {
   const points = (v) => signed(v, percent);
   const lines = results.pairs.map((pair) => {
     const [a, b] = [rows.get(pair.a).label, rows.get(pair.b).label], sure = known(pair.low) && known(pair.high) && (pair.low > 0 || pair.high < 0);
-    const words = sure ? `${pair.difference > 0 ? a : b} is better` : "not told apart";
+    const words = sure ? `the ${pair.difference > 0 ? "first" : "second"} is better` : "not told apart";
     const drawing = s("svg", { width: FOREST, height: 18, class: sure ? "better" : "baseline", role: "img", "aria-label": `difference ${points(pair.difference)}` },
       s("line", { class: "axis", x1: axis.place(0), x2: axis.place(0), y1: -7, y2: 25 }),
       known(pair.low) && known(pair.high) && s("line", { class: "whisker", x1: axis.place(pair.low), x2: axis.place(pair.high), y1: 9, y2: 9 }), mark("nothing", axis.place(pair.difference), 9, 4));
@@ -137,5 +137,5 @@ function pairTable() {
       h("td", {}, p), h("td", {}, known(pair.n) ? pair.n.toLocaleString("en-US") : "–"), h("td", { class: "text" }, words));
   });
   const head = ["difference", "points", "", "95% interval", "p", "samples"].map((t, i) => h("th", { scope: "col", class: i ? null : "text" }, t));
-  return h("div", { class: "panel flush" }, h("div", { class: "scroll" }, h("table", { class: "wide" }, h("thead", {}, h("tr", {}, head, h("th", { scope: "col", class: "text" }, "reading"))), h("tbody", {}, lines))));
+  return h("div", { class: "panel flush" }, h("div", { class: "scroll tall", tabindex: 0 }, h("table", { class: "wide" }, h("thead", {}, h("tr", {}, head, h("th", { scope: "col", class: "text" }, "verdict"))), h("tbody", {}, lines))));
 }
