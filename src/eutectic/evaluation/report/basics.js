@@ -45,7 +45,10 @@ const percent = (x) => (known(x) ? fixed(100 * x, Math.abs(x) >= 10 ? 0 : 1) : "
 const brief = (x) => (Number.isInteger(x) ? x.toLocaleString("en-US") : known(x) ? String(Number(x.toPrecision(3))) : "–").replace("-", "−");
 // On an axis 5.00 MB is 5 MB.
 const short = (format) => (x) => format(x).replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
-const signed = (x, format) => (x > 0 ? "+" : "") + format(x);
+const signed = (x, format) => {
+  const size = format(Math.abs(x));
+  return (!/[1-9]/.test(size) ? "" : x > 0 ? "+" : "−") + size;
+};
 function bytes(x) {
   if (!known(x)) return "–";
   if (x < 1000) return `${x} B`;
