@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help venv demo test test-full check fuzz bench parity docs lock clean
+.PHONY: help venv browser demo test test-full check fuzz bench parity docs lock clean
 
 help:   ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -17,6 +17,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(STAMP)
+
+browser:  ## install Chromium, which a test of the report drives (Debian, as root)
+	command -v chromium > /dev/null || { apt-get update -q && apt-get install -y --no-install-recommends chromium; }
 
 demo: venv  ## build real experts, merge them, measure them, draw them (demo-output/)
 	$(BIN)/eutectic demo --out demo-output

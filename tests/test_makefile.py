@@ -53,4 +53,4 @@ def test_ci_checks_and_tests_and_stops_at_the_first_fault() -> None:
     lines = script.read_text().splitlines()
     assert os.access(script, os.X_OK) and lines[0].startswith("#!")
     assert "set -euo pipefail" in lines
-    assert [line for line in lines if line.startswith("make ")] == ["make check", "make test"]
+    assert [line for line in lines if line.startswith("make ")] == ["make browser", "make check", "make test"]

@@ -131,3 +131,39 @@ def test_a_single_file_has_no_config_to_compare(tmp_path: Path) -> None:
 def test_a_missing_side_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["diff", str(model(tmp_path / "a", layers())), str(tmp_path / "nope")])
     assert result.exit_code == 4 and "no such file" in result.stderr
+
+
+def test_layers_in_their_order_with_a_bar(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    a = {f"h.{i}.{part}": random.standard_normal(6) for i in (10, 2, 0) for part in ("w", "b")} | {"out": np.ones(2)}
+    b = {name: value * (1 + 0.1 * (name == "h.2.w") + 0.05 * name.startswith("h.10")) for name, value in a.items()}
+    folders = model(tmp_path / "a", a), model(tmp_path / "b", b)
+    shown = diff(*folders, "--layers")[1].split("By layer\n")[1].splitlines()
+    assert [line.split()[0] for line in shown] == ["layer", "h.0", "h.2", "h.10", "out"]
+    assert "0 of 2" in shown[1] and "1 of 2" in shown[2] and shown[2].endswith("█" * 24) and "█" not in shown[1]
+    layers = diff_json(*folders)[1]["values"]["layers"]
+    assert [(e["name"], e["tensors"], e["different_tensors"]) for e in layers] == [
+        ("h.0", 2, 0), ("h.2", 2, 1), ("h.10", 2, 2), ("out", 1, 0),
+    ]  # fmt: skip
+    assert layers[2]["relative_l2"] == pytest.approx(0.05)
+
+
+def test_changes_from_a_base(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    base = {"w": random.standard_normal((30, 40)), "b": random.standard_normal(40)}
+    change = {name: random.standard_normal(value.shape) for name, value in base.items()}
+    folders = [
+        model(tmp_path / label, {n: v + scale * change[n] for n, v in base.items()})
+        for label, scale in (("base", 0.0), ("a", 1.0), ("b", -0.5))
+    ]
+    code, shown = diff(*folders[1:], "--base", folders[0])
+    assert code == 1 and "Changes from the base\n  norms   A " in shown
+    assert "cosine  -1.000000" in shown and "signs   100% of the elements" in shown and "no matrix" in shown
+    found = diff_json(*folders[1:], "--base", folders[0], "--rank", "3")[1]["deltas"]
+    tensors = {entry["name"]: entry for entry in found["tensors"]}
+    assert found["cosine"] == pytest.approx(-1) and tensors["w"]["left"] == pytest.approx(1)
+    assert (tensors["w"]["rank"], tensors["w"]["left_chance"], tensors["b"]["no_directions"]) == (3, 0.1, "no matrix")
+    assert diff_json(*folders[1:])[1]["deltas"] is None
+    for flag in ("--layers", f"--base={folders[0]}"):
+        refused = CliRunner().invoke(main, ["diff", *map(str, folders[1:]), "--headers-only", flag])
+        assert refused.exit_code == 2 and "need values" in refused.stderr

@@ -83,7 +83,7 @@ def test_json_with_tensors_lists_each(model: Path) -> None:
 
 def test_text(model: Path) -> None:
     shown = inspect(model)
-    assert shown.startswith(f"{model}\n  model       LlamaForCausalLM (llama)\n")
+    assert shown.startswith(f"{model}\n  kind        model\n  model       LlamaForCausalLM (llama)\n")
     assert "  parameters  148\n" in shown
     assert "  layers      3 in model.layers\n" in shown
     assert "  tied        yes, says config.json\n" in shown
@@ -152,3 +152,69 @@ def test_any_checkpoint_can_be_described(model: Path) -> None:
     planned = type(checkpoint)(dict(checkpoint), config=CONFIG)
     found = describe(planned)
     assert (found["path"], found["files"], found["parameters"]) == (None, [], 148)
+
+
+def write(folder: Path, name: str, tensors: dict[str, np.ndarray], **files: Any) -> Path:
+    (folder / name).mkdir(parents=True)
+    write_safetensors(folder / name / files.pop("weights", "model.safetensors"), tensors)
+    for file, content in files.items():
+        (folder / name / f"{file}.json").write_text(json.dumps(content))
+    return folder / name
+
+
+def test_hazards_and_parts(model: Path) -> None:
+    found = inspect_json(model)
+    assert found["kind"] == "model" and found["declared"] == []
+    assert [(part["name"], part["tensors"]) for part in found["parts"]] == [
+        ("model.embed_tokens", 1),
+        ("model.layers", 6),
+    ]
+    assert [hazard["kind"] for hazard in found["hazards"]] == ["mixed_types", "overflow", "no_tokenizer"]
+    shown = inspect(model)
+    assert "\nBeware when merging\n  - floats of several types" in shown
+    assert "  parts       model.layers 75.0%; model.embed_tokens 25.0%\n" in shown
+
+
+def test_values_are_read_when_asked_for(tmp_path: Path) -> None:
+    folder = write(tmp_path, "m", {"w": np.array([np.nan, 1.5], np.float32)}, config={"model_type": "x"})
+    assert "values" not in inspect_json(folder)
+    found = inspect_json(folder, "--values")
+    assert found["values"][0]["nonfinite"] == 1 and found["hazards"][0]["kind"] == "nonfinite"
+    assert "1 value is NaN or infinite; a merge refuses them (w)" in inspect(folder, "--values")
+
+
+def test_among_and_base(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    base = random.standard_normal((8, 8))
+    a, b = (base + 0.1 * random.standard_normal((8, 8)) for _ in range(2))
+    folders = [write(tmp_path, name, {"w": value}, config={}) for name, value in (("base", base), ("a", a), ("b", b))]
+    found = inspect_json(folders[1], "--among", folders[0], folders[2])["kinship"]
+    assert (found["base"], found["given"], found["verdict"]) == ("base", False, "base (the nearest)")
+    assert [kin["name"] for kin in found["candidates"]] == ["base", "b"]
+    shown = inspect(folders[1], "--base", folders[0], "--among", folders[2])
+    assert "Likely base: base (as given)" in shown and "base (base)" in shown
+
+
+def test_an_adapter_a_family_and_a_pipeline(tmp_path: Path) -> None:
+    base = {"w": np.zeros((4, 4), np.float32)}
+    factors = {"base_model.model.w.lora_A.weight": np.zeros((2, 4), np.float32)}
+    config = {"r": 2, "lora_alpha": 4, "target_modules": ["w"], "base_model_name_or_path": "org/base"}
+    write(tmp_path, "f/base", base, config={})
+    adapter = write(tmp_path, "f/adapters/fr", factors, weights="adapter_model.safetensors", adapter_config=config)
+    (tmp_path / "f" / "family.json").write_text(
+        json.dumps(
+            {"name": "bytes", "base": "base", "adapters": {"fr": "adapters/fr"}, "experts": {"fr": "experts/fr"}}
+        )
+    )
+    shown = inspect(adapter)
+    assert "  kind            adapter\n" in shown and "  base            org/base\n" in shown
+    assert inspect_json(adapter)["adapter"]["target_modules"] == ["w"]
+    found = inspect_json(tmp_path / "f")
+    assert (found["kind"], [m["name"] for m in found["members"]]) == ("family", ["base", "expert fr", "adapter fr"])
+    assert found["members"][2]["parameters"] == 8 and "no such" in found["members"][1]["error"]
+    assert "family of experts (bytes)" in inspect(tmp_path / "f")
+    refused = CliRunner().invoke(main, ["inspect", str(tmp_path / "f"), "--values"])
+    assert refused.exit_code == 2 and "inspect a model in it" in refused.stderr
+    write(tmp_path, "p/unet", base, weights="diffusion_pytorch_model.safetensors")
+    (tmp_path / "p" / "model_index.json").write_text('{"_class_name": "X", "unet": ["diffusers", "U"]}')
+    assert inspect_json(tmp_path / "p")["members"][0]["parameters"] == 16

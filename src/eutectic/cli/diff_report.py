@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -11,15 +12,16 @@ import click
 from eutectic.cli.output import format_bytes, format_share, print_fields, print_table, printable
 from eutectic.cli.patterns import Pattern, collapse
 from eutectic.cli.sizes import plural
-from eutectic.evaluation.compare import ABSENT, Comparison, Pair
+from eutectic.evaluation.compare import ABSENT, Comparison, LayerDistance, Pair
 from eutectic.evaluation.distance import Distance
 from eutectic.weights.checkpoint import Checkpoint
 
-__all__ = ["print_comparison"]
+__all__ = ["print_comparison", "print_layers"]
 
 WORST = 5  # single tensors listed under the patterns
 MOST_ROWS = 30  # of each table, unless every tensor is asked for
 WIDEST_VALUE = 36  # characters of a value of config.json
+BAR = 24  # characters of the longest bar
 
 
 def print_comparison(a: Checkpoint, b: Checkpoint, found: Comparison, *, every_tensor: bool = False) -> None:
@@ -136,6 +138,35 @@ def _print_values(found: Comparison, every: bool) -> None:
     _print_rows("Values that differ, by pattern", ["tensors", ">count", *measures], rows)
     if len(single) > len(rows):
         _print_rows("Most different tensors", ["tensor", *measures], single[:WORST])
+
+
+def print_layers(layers: Sequence[LayerDistance]) -> None:
+    """Print every layer with its distance and a bar, the longest for the largest relative L2."""
+    most = max((layer.distance.relative_l2 or 0.0 for layer in layers), default=0.0)
+    rows = [
+        [
+            layer.name,
+            f"{layer.different} of {layer.tensors}",
+            _number(layer.distance.relative_l2) if layer.different else "0",
+            _cosine(layer.distance.cosine) if layer.different else "-",
+            format_share(layer.distance.opposite_share) if layer.different else "-",
+            _bar((layer.distance.relative_l2 or 0.0) / most if most else 0.0),
+        ]
+        for layer in layers
+    ]
+    print_table(["layer", ">differ", ">rel. L2", ">cosine", ">signs", ""], rows, title="By layer")
+
+
+def _bar(share: float) -> str:
+    """A bar of eighths of a character, or of # where the terminal has no blocks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    eighths = round(share * BAR * 8)
+    text = "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "#" * round(share * BAR)
+    return text
 
 
 def _patterns(names: Iterable[str], key: Callable[[str], Hashable], every: bool) -> list[Pattern]:

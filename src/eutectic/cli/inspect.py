@@ -1,53 +1,89 @@
-"""`eutectic inspect`: what a checkpoint holds. Reads headers only; loads neither torch nor numpy."""
+"""`eutectic inspect`: what a folder is, what it holds, what to beware of. numpy is loaded for values only."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import eutectic
-from eutectic.cli.output import emit_json, json_option
+from eutectic.cli.candidates import Listing
+from eutectic.cli.output import emit_json, json_option, progress
 from eutectic.cli.patterns import Pattern, collapse, find_stacks, natural_key
+from eutectic.evaluation.folder import Folder, declared_base, kind_of, look
+from eutectic.evaluation.hazards import Hazard, hazards
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.layout import layout_of, ties_heads
 from eutectic.weights.quantized.scheme import READERS, scheme_of
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
+
+if TYPE_CHECKING:
+    from eutectic.evaluation.kinship import Kinship
 
 __all__ = ["describe", "inspect"]
 
 LARGEST = 3  # tensors named as the largest
 
 
-@click.command()
+@click.command(cls=Listing)
 @click.argument("path", type=click.Path())
 @click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor instead of patterns.")
+@click.option("--values", is_flag=True, help="Read the values too: NaN, infinity, zeros, range.")
+@click.option(
+    "--among", "candidates", multiple=True, metavar="PATH...",
+    help="Models that PATH may come from: every path up to the next option.",
+)  # fmt: skip
+@click.option("--base", metavar="PATH", help="The model that PATH was trained from; deltas are taken from it.")
 @json_option
-def inspect(path: str, list_tensors: bool, as_json: bool) -> None:
-    """Show what PATH holds: a model folder, one weight file, or a recipe (unmerged);
-    a URL or a name of the hub stands for a model, too.
+def inspect(
+    path: str, list_tensors: bool, values: bool, candidates: tuple[str, ...], base: str | None, as_json: bool
+) -> None:
+    """Show what PATH is and holds: a model folder, one weight file, or a recipe (unmerged); an adapter, a family of
+    experts, or a diffusion pipeline; a URL or a name of the hub stands for a model, too.
 
-    Parameters, bytes, types, files, layers, and all tensors with names that differ only in numbers
-    collapsed into one line. Only headers are read, so any size of model takes a moment.
+    Parameters, bytes, types, files, layers, parts, what may go wrong in a merge, and all tensors with names that
+    differ only in numbers collapsed into one line. Only headers are read, so any size of model takes a moment.
+
+    With --among or --base values are read, streamed: how far PATH is from each, which is the likely base, and the
+    cosines of their deltas to it.
     """
-    checkpoint = eutectic.open(path)
+    from eutectic.cli import inspect_report
+
+    folder = look(Path(path)) if Path(path).is_dir() else None
+    if folder is not None and folder.weights is None:
+        if values or candidates or base:
+            raise click.UsageError(f"{path} is a {folder.kind}, which has no values of its own; inspect a model in it")
+        facts = describe_members(path, folder)
+        if as_json:
+            emit_json("inspect", facts)
+        else:
+            inspect_report.print_members(facts)
+        return
+    checkpoint = eutectic.open(path if folder is None else folder.weights)
     facts = describe(checkpoint, list_tensors=list_tensors)
+    if folder is not None:
+        facts |= {"path": path, "kind": folder.kind, "adapter": dict(folder.facts), "hazards": []}
+    if values:
+        _add_values(checkpoint, facts)
+    if candidates or base:
+        facts["kinship"] = _kinship(checkpoint, candidates, base)
     if as_json:
         emit_json("inspect", facts)
-        return
-    from eutectic.cli.inspect_report import print_inspection
-
-    print_inspection(facts)
+    else:
+        inspect_report.print_inspection(facts)
 
 
 def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str, Any]:
-    """Everything that `inspect` knows about a checkpoint, as plain data (the body of its JSON)."""
+    """Everything that headers and the files beside them tell of a checkpoint, as plain data (the body of the JSON)."""
     config = checkpoint.config
     found: dict[str, Any] = {
         "path": None if checkpoint.path is None else str(checkpoint.path),
+        "kind": kind_of(checkpoint),
         "architectures": _architectures(config),
         "model_type": config.get("model_type"),
+        "declared": [{"name": name, "file": file} for name, file in declared_base(checkpoint)],
         "quantisation": _quantisation(checkpoint),
         "tied_embeddings": ties_heads(config),
         "output_head": next((name for name in checkpoint if name.endswith("lm_head.weight")), None),
@@ -60,6 +96,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
             {"prefix": s.prefix, "first": s.first, "last": s.last, "count": s.count} for s in find_stacks(checkpoint)
         ],
         "parts": _parts(checkpoint),
+        "hazards": [_hazard_entry(hazard) for hazard in hazards(checkpoint)],
         "largest": [_tensor_entry(tensor) for tensor in _largest(checkpoint)],
         "patterns": [
             {
@@ -77,6 +114,51 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
     if list_tensors:
         found["tensors"] = [_tensor_entry(tensor) for tensor in checkpoint.values()]
     return found
+
+
+def describe_members(path: str, folder: Folder) -> dict[str, Any]:
+    """A family or a pipeline as plain data: what it is, and each model in it with its size, or why it has none."""
+    from eutectic.errors import EutecticError
+
+    members = []
+    for name, place in folder.members.items():
+        entry: dict[str, Any] = {"name": name, "path": str(place)}
+        inner = look(place) if place.is_dir() else None
+        try:
+            opened = eutectic.open(place if inner is None or inner.weights is None else inner.weights)
+            entry |= {"tensors": len(opened), "parameters": opened.numel, "bytes": opened.nbytes}
+            entry["dtypes"] = [dtype["dtype"] for dtype in _dtypes(opened)]
+        except EutecticError as error:
+            entry["error"] = str(error).splitlines()[0]
+        members.append(entry)
+    return {"path": path, "kind": folder.kind, "title": folder.title, "facts": dict(folder.facts), "members": members}
+
+
+# ---------------------------------------------------------------- values
+
+
+def _add_values(checkpoint: Checkpoint, facts: dict[str, Any]) -> None:
+    from eutectic.evaluation.values import value_hazards, values_of
+
+    with progress("reading", checkpoint.nbytes) as advance:
+        found = values_of(checkpoint, advance)
+    facts["values"] = [vars(entry) for entry in found]
+    facts["hazards"] = [*facts["hazards"], *map(_hazard_entry, value_hazards(found))]
+
+
+def _kinship(checkpoint: Checkpoint, candidates: tuple[str, ...], base: str | None) -> dict[str, Any]:
+    from eutectic.cli.candidates import labelled
+    from eutectic.evaluation.kinship import find_kin
+
+    models, base_label = labelled(candidates, base)
+    with progress("comparing", checkpoint.nbytes) as advance:
+        found: Kinship = find_kin(checkpoint, models, base=base_label, report=advance)
+    return {
+        "verdict": found.verdict,
+        "base": found.base,
+        "given": found.given,
+        "candidates": [vars(kin) for kin in found.kin],
+    }
 
 
 # ---------------------------------------------------------------- facts
@@ -120,6 +202,10 @@ def _files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         {"name": checkpoint.name_of(file), "bytes": file.size, "tensors": tensors[file.path]}
         for file in checkpoint.headers
     ]
+
+
+def _hazard_entry(hazard: Hazard) -> dict[str, Any]:
+    return {"kind": hazard.kind, "message": hazard.message, "tensors": list(hazard.tensors)}
 
 
 def _largest(checkpoint: Checkpoint) -> list[TensorRef]:

@@ -33,6 +33,7 @@ COMMANDS = {
     "new": ("eutectic.cli.new:new", "Write a commented recipe to start from."),
     "schema": ("eutectic.cli.schema:schema", "Print the JSON schema of recipes, for editors."),
     "list": ("eutectic.cli.list:list_", "List the merge methods and their parameters."),
+    "report": ("eutectic.cli.report:report", "Write the report of a study: a page of HTML, a table."),
     "zoo": ("eutectic.cli.zoo:zoo", "Build small real experts to try things on."),
     "demo": ("eutectic.cli.demo:demo", "Build, merge, measure and draw experts, in one go."),
 }

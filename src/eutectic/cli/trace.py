@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-import eutectic
+from eutectic.cli.candidates import Listing, labelled, open_model
 from eutectic.cli.output import emit_json, json_option, progress
-from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
+from eutectic.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from eutectic.evaluation.coefficients import Fit
@@ -20,26 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "trace"]
 
 
-class _Listing(click.Command):
-    """A command whose option ``--among`` takes every word up to the next option."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        inside, fresh = False, False
-        for at, word in enumerate(args):
-            if word == "--":
-                return super().parse_args(ctx, spread + args[at:])
-            if word.startswith("-"):
-                inside = fresh = word == "--among"
-            elif inside and not fresh:
-                spread.append("--among")
-            else:
-                fresh = False
-            spread.append(word)
-        return super().parse_args(ctx, spread)
-
-
-@click.command(cls=_Listing)
+@click.command(cls=Listing)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--among", "candidates", multiple=True, required=True, metavar="PATH...",
@@ -64,8 +44,8 @@ def trace(checkpoint: Path, candidates: tuple[str, ...], base: str | None, every
     from eutectic.evaluation.lineage import trace_lineage
     from eutectic.evaluation.trace import trace as find
 
-    child = _open(str(checkpoint))
-    models, base_label = _labelled(candidates, base)
+    child = open_model(str(checkpoint))
+    models, base_label = labelled(candidates, base)
     with progress("tracing", child.nbytes) as advance:
         found = find(child, models, base=base_label, report=advance)
     lineage = trace_lineage(child, models, found)
@@ -73,29 +53,6 @@ def trace(checkpoint: Path, candidates: tuple[str, ...], base: str | None, every
         emit_json("trace", describe(child, models, found, lineage))
     else:
         print_trace(child, models, found, lineage, every_tensor=every_tensor)
-
-
-def _labelled(paths: tuple[str, ...], base: str | None) -> tuple[dict[str, Checkpoint], str | None]:
-    """The candidates by short names, the base (which may be among them) first; paths where names would clash."""
-    ordered: list[str] = list(dict.fromkeys((base, *paths) if base else paths))
-    if base:
-        same = os.path.realpath(base)
-        ordered = [path for path in ordered if path == base or os.path.realpath(path) != same]
-    short = [Path(path).name or path for path in ordered]
-    labels = [name if short.count(name) == 1 else path for name, path in zip(short, ordered, strict=True)]
-    return {label: _open(path) for label, path in zip(labels, ordered, strict=True)}, labels[0] if base else None
-
-
-def _open(source: str) -> Checkpoint:
-    """A checkpoint from what a recipe calls a model, or from a recipe."""
-    from eutectic.recipes.references import resolve_model
-    from eutectic.weights.adapter import open_adapted
-    from eutectic.weights.quantized.dequantise import open_dequantised
-
-    path, adapter = resolve_model(source)
-    if adapter is None:
-        return open_dequantised(eutectic.open(source))
-    return open_adapted(open_dequantised(open_checkpoint(path)), adapter)
 
 
 def describe(

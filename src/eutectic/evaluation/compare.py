@@ -14,9 +14,10 @@ import numpy as np
 
 from eutectic.evaluation.distance import Distance, comparable, measure
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.layers import layer_of
 from eutectic.weights.tensor_ref import TensorRef
 
-__all__ = ["ABSENT", "Comparison", "ConfigDifference", "Pair", "compare"]
+__all__ = ["ABSENT", "Comparison", "ConfigDifference", "LayerDistance", "Pair", "compare", "layer_distances"]
 
 PIECE = 1 << 20  # bytes read of each tensor at a time
 DEEPEST = 8  # levels of config.json that are told apart; below, values are compared whole
@@ -82,6 +83,39 @@ class Comparison:
     def overall(self) -> Distance:
         """The distance over all elements of the tensors in `changed` (not of those that are equal)."""
         return sum((pair.distance for pair in self.changed), Distance())
+
+
+@dataclass(frozen=True)
+class LayerDistance:
+    """A layer of A, or a tensor outside of layers: how many of its tensors were compared, how many differ, how far."""
+
+    name: str
+    tensors: int
+    different: int
+    distance: Distance
+
+
+def layer_distances(a: Checkpoint, b: Checkpoint, found: Comparison) -> list[LayerDistance]:
+    """The distances of `found`, summed by layer, layers in their order; of equal tensors only the count is told."""
+    changed = {pair.name: pair.distance for pair in found.changed}
+    left_out = set(found.incomparable)
+    order: dict[str, int] = {}
+    layers: dict[tuple[int, int, str], list[str]] = {}
+    for name in a:
+        if name in b and a[name].shape == b[name].shape and name not in left_out:
+            layer = layer_of(name)
+            label = f"{layer.stack}{layer.number}" if layer else name
+            first = order.setdefault(layer.stack if layer else name, len(order))
+            layers.setdefault((first, layer.number if layer else 0, label), []).append(name)
+    return [
+        LayerDistance(
+            label,
+            len(names),
+            sum(name in changed for name in names),
+            sum((changed[name] for name in names if name in changed), Distance()),
+        )
+        for (_, _, label), names in sorted(layers.items())
+    ]
 
 
 def compare(

@@ -21,7 +21,7 @@ from eutectic.weights.dtypes import BY_NAME
 from eutectic.weights.layers import layer_of
 from eutectic.weights.tensor_ref import TensorRef
 
-__all__ = ["DeltaSums", "difference_blocks", "measure_deltas", "sum_deltas"]
+__all__ = ["DeltaSums", "alike", "difference_blocks", "measure_deltas", "sum_deltas"]
 
 BLOCK = 1 << 13  # elements at a time: the rows stay in the cache, and BLAS starts no threads
 READ = 8 << 20  # bytes read at a time, of all the tensors together
@@ -101,7 +101,7 @@ def measure_deltas(
     layers: dict[str, DeltaSums] = {}
     for name, tensor in base.items():
         refs = [expert[name] for expert in experts.values() if name in expert]
-        if len(refs) == len(experts) and _comparable(tensor, refs):
+        if len(refs) == len(experts) and alike(tensor, refs):
             sums = sum_deltas(tensor, refs)
             total += sums
             label = _layer(name)
@@ -159,7 +159,7 @@ def difference_blocks(base: TensorRef, experts: Sequence[TensorRef], *, keep: bo
             yield rows
 
 
-def _comparable(base: TensorRef, experts: Sequence[TensorRef]) -> bool:
+def alike(base: TensorRef, experts: Sequence[TensorRef]) -> bool:
     """Floats with known values, of one shape, and not empty."""
     return base.numel > 0 and all(
         ref.shape == base.shape and BY_NAME[ref.dtype.name].floating and comparable("F64", ref.dtype.name)

@@ -22,7 +22,7 @@ from eutectic.weights.checkpoint import read_json
 
 __all__ = [
     "RESULTS", "Claim", "Cost", "Curve", "Deltas", "Family", "Hole", "Interval", "Pair", "Regime", "Results", "Row",
-    "Score", "Size", "Task", "Tuned",
+    "Score", "Size", "Task", "Tuned", "write_text",
 ]  # fmt: skip
 
 RESULTS = "results.json"
@@ -293,14 +293,18 @@ class Results(_Frozen):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write results.json, replacing an earlier one whole."""
-        path = Path(path)
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        beside = path.with_name(path.name + ".partial")
-        try:
-            beside.write_text(text, encoding="ascii")
-            beside.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, replacing an earlier one whole; an OutputError says why it cannot be."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".partial")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="")
+        beside.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _in_order(interval: Any) -> Any:

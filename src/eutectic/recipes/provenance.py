@@ -16,6 +16,7 @@ import yaml
 
 import eutectic
 from eutectic.errors import SourceError
+from eutectic.recipes.card import CARD, LOCK, front_matter
 from eutectic.recipes.chat_templates import choose_template
 from eutectic.recipes.config_json import edited
 from eutectic.recipes.plan import Plan
@@ -33,9 +34,7 @@ __all__ = [
     "public_name", "side_files",
 ]  # fmt: skip
 
-LOCK = "recipe.lock.json"
 RECIPE = "recipe.yaml"
-CARD = "README.md"
 LOCK_VERSION = 1
 SIDE_FILES = (
     "config.json", "generation_config.json", *TOKENIZER_FILES, "*processor*.json", "*.py", "LICENSE*", "NOTICE*",
@@ -79,20 +78,6 @@ def public_name(path: Place) -> tuple[str, str | None]:
         return path.identity
     path = path.absolute()
     return cached_identity(path) or ((path.name if path.is_dir() else path.stem), None)
-
-
-def front_matter(card: Place) -> dict[str, Any]:
-    """What the front matter of a model card states; {} where there is no card, or none that can be read."""
-    if not card.is_file():
-        return {}
-    file = open_file(card)
-    text = file.read(0, min(file.size, 1 << 16)).decode("utf-8", "replace")
-    front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    try:
-        stated = yaml.safe_load(front[1]) if front else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # a card that cannot be read states nothing
-        return {}
-    return stated if isinstance(stated, dict) else {}
 
 
 def licence_warning(parents: list[Parent]) -> str | None:
