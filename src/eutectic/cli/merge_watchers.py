@@ -55,7 +55,7 @@ class Screen(Watcher):
         )  # fmt: skip
         self.bar = bar = Progress(*columns, console=Console(stderr=True), transient=True)
         bar.start()
-        task = bar.add_task("merging", total=_total(plan))
+        task = bar.add_task("merging", total=plan.bytes_moved)
         self.advance = lambda nbytes: bar.advance(task, nbytes)
 
     def compiling(self) -> None:
@@ -85,7 +85,7 @@ class Events(Watcher):
 
     def planned(self, plan: Plan) -> None:
         """The event ``planned``."""
-        self.plan, self.total = plan, _total(plan)
+        self.plan, self.total = plan, plan.bytes_moved
         emit_event("merge", "planned", {"plan": plan.to_json()})
 
     def compiling(self) -> None:
@@ -110,6 +110,3 @@ class Events(Watcher):
     def close(self) -> None:
         """Nothing is open."""
 
-
-def _total(plan: Plan) -> int:
-    return sum(plan.input_bytes(step) + step.nbytes for step in plan.steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +66,22 @@ def check_words(recipe: Recipe, *, of_adapters: bool, inner: bool = False) -> No
     for key in ("slices", "modules", "tokenizer_source", "tokenizer", "chat_template"):
         if getattr(recipe, key):
             raise RecipeError(f"{key}: adapters are merged whole and have no tokens of their own; remove the key")
-    if inner and recipe.adapter is not None:
-        raise RecipeError("adapter: one adapter comes of a recipe and those inside it; say it in the outermost")
+    for key in ("adapter", "dtype", "out_dtype") if inner else ():
+        if getattr(recipe, key) is not None:
+            raise RecipeError(f"{key}: one adapter comes of a recipe and those inside it; say it in the outermost")
     for _, reference in references(recipe):
         found = _recipe_of(reference, recipe)
         if found is not None:
             check_words(found, of_adapters=True, inner=True)
 
 
-def check_alike(adapters: Mapping[str, Changes], *, allow_mismatch: bool) -> None:
+def check_alike(adapters: Sequence[tuple[str, Changes]], *, allow_mismatch: bool) -> None:
     """Refuse adapters that cannot be of one base, by what their configurations say.
 
     Raises:
         SourceError: other bases, other layouts of the weights, or tensors saved whole by some of them only.
     """
-    (first, origin), *others = adapters.items()
+    (first, origin), *others = adapters
     for label, changes in others:
         for module, pair in changes.adapter.pairs.items():
             known = origin.adapter.pairs.get(module, pair)
@@ -95,9 +96,9 @@ def check_alike(adapters: Mapping[str, Changes], *, allow_mismatch: bool) -> Non
                 f"{label} is an adapter of {here}, {first} of {there} (base_model_name_or_path): a change of one model "
                 "means nothing in another. If they are one model under two names, accept it with --allow-mismatch."
             )
-    whole = {name: label for label, changes in adapters.items() for name in changes if name in changes.adapter.whole}
+    whole = {name: label for label, changes in adapters for name in changes.trained}
     for name, holder in whole.items():
-        lacking = [label for label, changes in adapters.items() if name not in changes]
+        lacking = [label for label, changes in adapters if name not in changes]
         if lacking and not allow_mismatch:
             raise SourceError(
                 f"{lacking[0]}: has no {name}, which {holder} saved whole (modules_to_save, biases), and the base's is "
@@ -117,7 +118,7 @@ def absent_from(leaves: Leaves) -> dict[int, dict[str, TensorRef]]:
     adapters = [checkpoint for _, checkpoint in leaves.values() if isinstance(checkpoint, Changes)]
     shapes = {name: ref.shape for changes in adapters for name, ref in changes.items()}
     everywhere = {name for name in shapes if all(name in changes for changes in adapters)}
-    whole = {name for changes in adapters for name in changes.adapter.whole}
+    whole = {name for changes in adapters for name in changes.trained}
     found: dict[int, dict[str, TensorRef]] = {}
     for index, (_, checkpoint) in leaves.items():
         needs = set(shapes) - whole | (set() if checkpoint else everywhere)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +28,7 @@ from eutectic.weights.files import Place, RemotePath, open_file
 from eutectic.weights.sink import Shard
 
 __all__ = [
-    "CARD", "LOCK", "RECIPE", "Parent", "cached_identity", "fingerprint", "front_matter", "lock_document", "parents_of",
+    "CARD", "LOCK", "RECIPE", "Parent", "adapter_files", "cached_identity", "fingerprint", "front_matter", "lock_document", "parents_of",
     "public_name", "side_files",
 ]  # fmt: skip
 
@@ -148,7 +148,11 @@ def fingerprint(plan: Plan) -> str:
 
 
 def lock_document(
-    plan: Plan, digests: Mapping[str, str], files: Mapping[str, bytes], recipe_text: str
+    plan: Plan,
+    shards: Sequence[Shard],
+    digests: Mapping[str, str],
+    files: Mapping[str, bytes],
+    recipe_text: str,
 ) -> dict[str, Any]:
     """The lock file: what went in, with what, and the digest of everything that came out."""
     options = plan.options
@@ -170,8 +174,8 @@ def lock_document(
         "versions": _versions(plan),
         "output": {
             "digest": digest.NAME,
-            "headers": {shard.name: digest.hash_bytes(shard.header[8:]) for shard in plan.shards},
-            "tensors": {step.name: digests[step.name] for step in plan.steps},
+            "headers": {shard.name: digest.hash_bytes(shard.header[8:]) for shard in shards},
+            "tensors": {name: digests[name] for shard in shards for name in shard.offsets},
             "files": {name: digest.hash_bytes(content) for name, content in sorted(files.items())},
         },
     }
@@ -196,7 +200,18 @@ def side_files(plan: Plan, shards: list[Shard], recipe_text: str) -> dict[str, b
     if len(shards) > 1:
         files[INDEX] = _index(plan, shards)
     files[RECIPE] = recipe_text.encode()
-    files[CARD] = _card(plan, recipe_text).encode()
+    names = list(dict.fromkeys(parent.name for parent in parents_of(plan)))
+    front = {"base_model": names, "base_model_relation": "merge", "library_name": "transformers"}
+    files[CARD] = _card(plan, recipe_text, front, "Merged model").encode()
+    return files
+
+
+def adapter_files(plan: Plan, recipe_text: str, base: str | None, words: list[str]) -> dict[str, bytes]:
+    """Every file of a merge of adapters but the weights, their configuration and the lock."""
+    files = _copied(plan)
+    files[RECIPE] = recipe_text.encode()
+    front = {} if base is None else {"base_model": base, "base_model_relation": "adapter"}
+    files[CARD] = _card(plan, recipe_text, {**front, "library_name": "peft"}, "Merged adapter", words).encode()
     return files
 
 
@@ -263,19 +278,14 @@ def _index(plan: Plan, shards: list[Shard]) -> bytes:
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
-def _card(plan: Plan, recipe_text: str) -> str:
+def _card(plan: Plan, recipe_text: str, front: dict[str, Any], title: str, words: Sequence[str] = ()) -> str:
     parents = parents_of(plan)
     known = {parent.licence for parent in parents}
-    front: dict[str, Any] = {
-        "base_model": list(dict.fromkeys(parent.name for parent in parents)),
-        "base_model_relation": "merge",
-        "library_name": "transformers",
-        "tags": ["merge", "eutectic"],
-    }
+    front = {**front, "tags": ["merge", "eutectic"]}
     if len(known) == 1 and None not in known:
         front["license"] = known.pop()
     root = plan.tree.root
-    title = plan.recipe.name or "Merged model"
+    title = plan.recipe.name or title
     source = f" ({root.method.reference})" if root.method.reference else ""
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", "", f"# {title}", "",
@@ -288,7 +298,7 @@ def _card(plan: Plan, recipe_text: str) -> str:
     for parent in parents:
         nbytes = parent.leaf.checkpoint.nbytes
         lines.append(f"| {parent.name} | {parent.revision or ''} | {parent.licence or 'unknown'} | {nbytes:,} |")
-    lines += ["", "## Tensors", "", *(f"- {line}" for line in plan.account.lines), ""]
+    lines += ["", "## Tensors", "", *(f"- {line}" for line in (*plan.account.lines, *words)), ""]
     lines += ["## Recipe", "", "```yaml", recipe_text.strip(), "```", ""]
     lines += [
         f"`eutectic merge {LOCK} OUT` rebuilds the same bytes from the same sources; "

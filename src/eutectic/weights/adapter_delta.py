@@ -26,13 +26,13 @@ _MORE = ("trainable_token_indices", "alora_invocation_tokens", "use_bdlora")
 
 
 class Changes(Checkpoint):
-    """What an adapter changes, by the names of the weights; `adapter` is the adapter itself."""
+    """What `adapter` changes, by the names of the weights; `trained` are those that it saved whole."""
 
     def __init__(self, adapter: Adapter) -> None:
         held = HeldFactors()
         changes = {f"{module}.weight": ChangeTensor(module, pair, held) for module, pair in adapter.pairs.items()}
         trained = {name: ref for name, ref in adapter.whole.items() if _is_trained(name, ref.name, adapter.config)}
-        self.adapter = adapter
+        self.adapter, self.trained = adapter, frozenset(trained)
         self.copies = {name: ref for name, ref in adapter.whole.items() if name not in trained}
         super().__init__(
             {**changes, **trained}, path=adapter.folder, headers=adapter.headers, held_bytes=adapter.held_bytes
