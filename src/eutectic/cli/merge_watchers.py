@@ -17,6 +17,7 @@ from eutectic.recipes.merge import Watcher
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from eutectic.recipes.lora_output import Factored
     from eutectic.recipes.plan import Plan
 
 __all__ = ["Events", "Screen"]
@@ -30,6 +31,7 @@ class Screen(Watcher):
     def __init__(self, *, quiet: bool, verbose: int) -> None:
         self.quiet, self.verbose = quiet, verbose
         self.plan: Plan | None = None
+        self.modules: tuple[Factored, ...] = ()
         self.bar: Progress | None = None
         self.advance: Callable[[int], None] = lambda nbytes: None
 
@@ -67,6 +69,10 @@ class Screen(Watcher):
         """Advance the bar."""
         self.advance(nbytes)
 
+    def factored(self, modules: tuple[Factored, ...]) -> None:
+        """Keep the errors until the adapter is written."""
+        self.modules = modules
+
     def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
@@ -78,6 +84,7 @@ class Events(Watcher):
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
+        self.modules: tuple[Factored, ...] = ()
         self.lock = threading.Lock()
         self.done = self.total = 0
         self.before = -1  # bytes that an earlier run had moved, which say nothing about this one's rate
@@ -107,6 +114,9 @@ class Events(Watcher):
             rate = (self.done - self.before) / max(now - self.begun, 1e-9)
             emit_event("merge", "progress", {"done": self.done, "total": self.total, "rate": round(rate)})
 
+    def factored(self, modules: tuple[Factored, ...]) -> None:
+        """Keep the errors for the event ``finished``."""
+        self.modules = modules
+
     def close(self) -> None:
         """Nothing is open."""
-

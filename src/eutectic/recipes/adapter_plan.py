@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from eutectic.errors import RecipeError, ResourceError, SourceError
+from eutectic.errors import ResourceError
+from eutectic.recipes.adapter_checks import check_alike, check_factors, check_whole
 from eutectic.recipes.adapter_form import AdapterForm
-from eutectic.recipes.adapter_sources import check_alike
 from eutectic.recipes.adapter_sums import coefficients, is_sum, pairs_of, sides_of
 from eutectic.recipes.match import Account, Step, match_tensors
 from eutectic.recipes.options import Options
@@ -27,7 +27,6 @@ from eutectic.weights.tensor_ref import TensorRef
 __all__ = ["AdapterPlan", "Planned", "factor_tensors", "make_adapter_plan", "module_of", "shard_of", "stored_name"]
 
 MOST_SHOWN = 6
-UNIT = 1e-6  # how far from 1 the coefficients of an average may sum to
 COPIES = 4  # of a module's matrices, while it is decomposed
 
 
@@ -76,7 +75,7 @@ class AdapterPlan(Plan):
     """A recipe of adapters bound to them. Ranks, and so the sizes of what is written, are at most what it says."""
 
     def __init__(self, recipe: Recipe, tree: Tree, account: Account, options: Options) -> None:
-        self.form = recipe.adapter or AdapterForm()
+        self.form = recipe.adapter or AdapterForm.model_validate({})
         stored = recipe.out_dtype or recipe.dtype
         self.stored = None if stored is None else dtype_of(stored)
         steps = tuple(
@@ -87,9 +86,9 @@ class AdapterPlan(Plan):
         self.changes = [step for step in self.steps if pairs_of(step)]
         self.whole = [step for step in self.steps if not pairs_of(step)]
         self.exact = all(is_sum(step) for step in self.changes)
-        self._check_whole()
+        check_whole(self.whole, self.tree.root.method)
         if self.form.space == "factors":
-            self._check_factors()
+            check_factors(self.changes, self.tree.root.method, len(self.adapters))
         self.account = replace(self.account, lines=tuple(self._lines()))
 
     @cached_property
@@ -126,39 +125,6 @@ class AdapterPlan(Plan):
             return min(sum(ranks), least, self.form.rank or least)
         return min(self.form.rank or (least if self.form.max_error else max(ranks)), least)
 
-    # ------------------------------------------------------------------ checks
-
-    def _check_whole(self) -> None:
-        """Refuse tensors saved whole of which the method would need the base's."""
-        for step in self.whole:
-            found = coefficients(step)
-            plain = all(merge.method.space == "weight" for merge in step.merges)
-            if step.action == "copy" or (abs(sum(found.values()) - 1) <= UNIT if found is not None else plain):
-                continue
-            why = f"its weights sum to {sum(found.values()):g}" if found is not None else "it works on changes"
-            raise SourceError(
-                f"{step.name} is saved whole (modules_to_save, biases), so what changed in it depends on the base; "
-                f"{self.tree.root.method.name} cannot merge it alone, for {why}. Write the model in front of the "
-                "adapters, as ./base+./adapter, or take weights that sum to 1."
-            )
-
-    def _check_factors(self) -> None:
-        for step in self.changes:
-            found, pairs = coefficients(step), pairs_of(step)
-            if found is None or abs(sum(found.values()) - 1) > UNIT:
-                raise RecipeError(
-                    f"adapter: space: factors averages A and B apart, and {self.tree.root.method.name} with these "
-                    "weights is no average; use space: product"
-                )
-            kinds = {(pair.rank, pair.scale) for pair in pairs.values()}
-            if len(pairs) < len(self.adapters) or len(kinds) > 1:
-                shown = ", ".join(f"rank {rank} scaled by {scale:g}" for rank, scale in sorted(kinds))
-                has = f"{len(pairs)} of {len(self.adapters)} adapters have it ({shown})"
-                raise SourceError(
-                    f"{module_of(step)}: {has}; factors that are averaged apart need one rank and one scale. Even "
-                    "then mean(B) mean(A) is not the mean of B A, the average of the changes; space: product is."
-                )
-
     # ------------------------------------------------------------------ bytes
 
     @cached_property
@@ -188,6 +154,11 @@ class AdapterPlan(Plan):
     def bytes_written(self) -> int:
         """Bytes of all tensors of the adapter, at most."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @cached_property
+    def passes(self) -> int:
+        """Reductions before tensors can be combined; stacked factors need none."""
+        return 0 if self.exact and not self.whole else super().passes
 
     @cached_property
     def bytes_read(self) -> int:
@@ -225,36 +196,29 @@ class AdapterPlan(Plan):
         """What the rate is measured for."""
         return f"adapter:{super().kind}"
 
-    # ------------------------------------------------------------------ words
-
-    def _lines(self) -> list[str]:
+    def _lines(self) -> Iterator[str]:
+        """What becomes of every tensor of every adapter."""
         count = f"{len(self.changes)} module{'s' if len(self.changes) != 1 else ''}"
         most = max(self.most_rank(step) for step in self.changes)
         if self.unchanged:
-            lines = [f"one adapter at weight 1: {count}, copied as they are"]
-        elif self.form.space == "factors":
-            lines = [f"averaged: A and B of {count}, which is not the average of the changes"]
+            yield f"one adapter at weight 1: {count}, copied as they are"
+            return
+        if self.form.space == "factors":
+            yield f"averaged: A and B of {count}, which is not the average of the changes"
         elif self.exact:
-            lines = [f"merged: the changes of {count}, exactly, as factors of rank {most} or less"]
+            yield f"merged: the changes of {count}, exactly, as factors of rank {most} or less"
         else:
-            lines = [f"merged: the changes of {count}, entry by entry, then the nearest factors of rank {most} or less"]
+            yield f"merged: the changes of {count}, entry by entry, then the nearest factors of rank {most} or less"
         lacking = [
             f"{module_of(step)} (not in {', '.join(label for label, c in self.adapters if step.name not in c)})"
             for step in self.changes
             if len(pairs_of(step)) < len(self.adapters)
         ]
-        whole = [step.name for step in self.whole if step.action == "merge"]
-        taken = [step.name for step in self.whole if step.action == "copy"]
-        for what, names in (
-            ("zero where an adapter has none", lacking),
-            ("merged as they are, saved whole", whole),
-            ("copied from the first adapter that has it", taken),
-            ("copied, PEFT stored the base's", list(self.copies)),
-        ):
-            if names and not self.unchanged:
-                shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
-                lines.append(f"{what}: {len(names)} ({shown})")
-        return lines
+        yield from _listing("zero where an adapter has none", lacking)
+        yield from _listing("merged as they are, saved whole", [s.name for s in self.whole if s.action == "merge"])
+        taken = [s.name for s in self.whole if s.action == "copy"]
+        yield from _listing("copied from the first adapter that has it", taken)
+        yield from _listing("copied, PEFT stored the base's", list(self.copies))
 
     def to_json(self) -> dict[str, Any]:
         """The plan for programs; the keys are those of docs/plan.md."""
@@ -269,6 +233,12 @@ class AdapterPlan(Plan):
                 "exact": (self.exact and not self.form.rank and not self.form.max_error) or self.unchanged,
             },
         }
+
+
+def _listing(what: str, names: list[str]) -> Iterator[str]:
+    if names:
+        shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
+        yield f"{what}: {len(names)} ({shown})"
 
 
 def make_adapter_plan(recipe: Recipe, tree: Tree, options: Options) -> AdapterPlan:

@@ -1,8 +1,8 @@
-"""Adapters as the sources of a recipe: found out, checked against one another, and what each of them lacks."""
+"""Adapters as the sources of a recipe: found out, kept apart from models, and what each of them lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.lora import is_lone_adapter
 from eutectic.weights.tensor_ref import TensorRef
 
-__all__ = ["absent_from", "are_adapters", "base_of", "check_adapters", "check_alike", "check_words"]
+__all__ = ["absent_from", "are_adapters", "check_adapters", "check_words"]
 
 Leaves = Mapping[int, tuple[str, Checkpoint]]
 """The label and the checkpoint of every leaf, by its index."""
@@ -73,44 +73,6 @@ def check_words(recipe: Recipe, *, of_adapters: bool, inner: bool = False) -> No
         found = _recipe_of(reference, recipe)
         if found is not None:
             check_words(found, of_adapters=True, inner=True)
-
-
-def check_alike(adapters: Sequence[tuple[str, Changes]], *, allow_mismatch: bool) -> None:
-    """Refuse adapters that cannot be of one base, by what their configurations say.
-
-    Raises:
-        SourceError: other bases, other layouts of the weights, or tensors saved whole by some of them only.
-    """
-    (first, origin), *others = adapters
-    for label, changes in others:
-        for module, pair in changes.adapter.pairs.items():
-            known = origin.adapter.pairs.get(module, pair)
-            if (known.turned, known.embeds) != (pair.turned, pair.embeds):
-                raise SourceError(
-                    f"{label}: fan_in_fan_out differs from that of {first} ({module}): one of the two takes the "
-                    "weight as transposed; correct its adapter_config.json"
-                )
-        here, there = base_of(changes), base_of(origin)
-        if here and there and here != there and not allow_mismatch:
-            raise SourceError(
-                f"{label} is an adapter of {here}, {first} of {there} (base_model_name_or_path): a change of one model "
-                "means nothing in another. If they are one model under two names, accept it with --allow-mismatch."
-            )
-    whole = {name: label for label, changes in adapters for name in changes.trained}
-    for name, holder in whole.items():
-        lacking = [label for label, changes in adapters if name not in changes]
-        if lacking and not allow_mismatch:
-            raise SourceError(
-                f"{lacking[0]}: has no {name}, which {holder} saved whole (modules_to_save, biases), and the base's is "
-                "not here. Write the model in front of both, as ./base+./adapter; or take it as it is with "
-                "--allow-mismatch."
-            )
-
-
-def base_of(changes: Changes) -> str:
-    """The name of the model that an adapter was trained on, or an empty text."""
-    name = changes.adapter.config.get("base_model_name_or_path")
-    return name.rstrip("/") if isinstance(name, str) else ""
 
 
 def absent_from(leaves: Leaves) -> dict[int, dict[str, TensorRef]]:

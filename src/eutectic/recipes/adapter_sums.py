@@ -64,7 +64,7 @@ def _add(node: Node, step: Step, factor: float, found: dict[int, float]) -> bool
     if not isinstance(program, WeightedSum):
         return False
     weights = _weights(program, [float(c) for c in program.coefficients])
-    return all([_add(inner, step, factor * c, found) for inner, c in zip(node.inputs, weights, strict=True)])
+    return all(_add(inner, step, factor * c, found) for inner, c in zip(node.inputs, weights, strict=True))
 
 
 def _weights(program: WeightedSum | GramSum, found: list[float]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import cached_property
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import SourceError
+from eutectic.recipes.adapter_checks import base_of
 from eutectic.recipes.adapter_plan import AdapterPlan, Planned, factor_tensors, shard_of, stored_name
-from eutectic.recipes.adapter_sources import base_of
 from eutectic.recipes.adapter_sums import pairs_of
 from eutectic.recipes.factorise import factorise
 from eutectic.recipes.lora_output import Factored, lora_config, unreached
@@ -69,7 +69,7 @@ class AdapterRun:
         if most is not None and rank is not None and (lines := unreached(modules, most, rank)):
             raise SourceError("\n".join([*lines, "raise or remove adapter.rank, or raise adapter.max_error"]))
 
-    def _each(self, pool: ThreadPoolExecutor) -> Iterator[tuple[Step, Made]]:
+    def _each(self, pool: ThreadPoolExecutor) -> Generator[tuple[Step, Made], None, None]:
         steps = self.plan.changes
         for step, made in zip(steps, pool.map(lambda step: factorise(self.plan, step), steps), strict=True):
             self.progress(sum(pair.a.nbytes + pair.b.nbytes for pair in pairs_of(step).values()))
@@ -103,7 +103,7 @@ class AdapterRun:
             if planned.name in sink.digests:
                 continue
             if planned.name in self._made:
-                data = memoryview(self._made[planned.name].reshape(-1).view(_bytes()).numpy())
+                data = self._made[planned.name].reshape(-1).view(_bytes()).numpy().data
                 sink.write(planned.name, 0, data)
                 sink.complete(planned.name, combine_pieces(hash_pieces(data)))
                 self.progress(data.nbytes)
@@ -165,8 +165,10 @@ class AdapterRun:
 
     def _targets(self, configs: Sequence[Any]) -> dict[str, Any]:
         """The sources' own description of the adapted modules if they share it; else every module by its name."""
-        same = all(config.get(key) == configs[0].get(key) for config in configs for key in TARGETS)
-        if same and all(changes.adapter.pairs.keys() == {m.module for m in self.report} for _, changes in self.plan.adapters):
+        named = bool(configs[0].get("target_modules"))
+        same = named and all(config.get(key) == configs[0].get(key) for config in configs for key in TARGETS)
+        modules = {found.module for found in self.report}
+        if same and all(changes.adapter.pairs.keys() == modules for _, changes in self.plan.adapters):
             return {key: configs[0].get(key) for key in TARGETS if key in configs[0]}
         return {"target_modules": [found.module for found in self.report]}
 

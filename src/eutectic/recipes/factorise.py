@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from eutectic.errors import SourceError
+from eutectic.errors import NonFiniteError
 from eutectic.ops.lowrank import factors, numerical_rank, product_svd, rank_for, truncated_svd
+from eutectic.ops.weighted_sum import sum_weighted
 from eutectic.recipes.adapter_plan import AdapterPlan, module_of
-from eutectic.recipes.adapter_sums import coefficients, pairs_of, sides_of, stacked
+from eutectic.recipes.adapter_sums import coefficients, pair_of, pairs_of, sides_of, stacked
 from eutectic.recipes.lora_output import Factored
 from eutectic.recipes.match import Step
 
@@ -24,17 +25,17 @@ def factorise(plan: AdapterPlan, step: Step) -> Made:
     """What became of a module, and its factors B and A, not yet of their type.
 
     Raises:
-        SourceError: a change that holds NaN or infinity.
+        NonFiniteError: a factor holds NaN or infinity.
     """
     if plan.form.space == "factors":
-        return _averaged(step)
+        return _averaged(plan, step)
     return _compressed(plan, step) if plan.exact else _approximated(plan, step)
 
 
 def _compressed(plan: AdapterPlan, step: Step) -> Made:
     """From stacked factors: nothing is lost but what a rank or an error asks for."""
+    _check_finite(plan, step)
     left, right = stacked(step)
-    _check_finite(step, float(left.abs().sum() + right.abs().sum()))
     u, s, v = product_svd(left, right)
     square = float((s**2).sum())
     whole = numerical_rank(s, max(sides_of(step)))
@@ -52,7 +53,6 @@ def _approximated(plan: AdapterPlan, step: Step) -> Made:
     if next(iter(pairs_of(step).values())).turned:
         dense = dense.T.contiguous()
     square = float(dense.double().square().sum())
-    _check_finite(step, square)
     rank = most = plan.most_rank(step)
     if plan.form.max_error is not None:  # few may be enough
         rank = min(rank, max(pair.rank for pair in pairs_of(step).values()))
@@ -69,17 +69,18 @@ def _approximated(plan: AdapterPlan, step: Step) -> Made:
     return Factored(module_of(step), step.shape, count, error, math.sqrt(square)), b, a
 
 
-def _averaged(step: Step) -> Made:
+def _averaged(plan: AdapterPlan, step: Step) -> Made:
     """mean(B) and mean(A); the error is how far their product lies from the mean of the products."""
     import torch
 
     weights, pairs = coefficients(step), pairs_of(step)
     assert weights is not None
+    _check_finite(plan, step)
     known = next(iter(pairs.values()))
-    b = sum_of([weights[at] * pair.b.to_torch().double().reshape(-1, pair.rank) for at, pair in pairs.items()])
-    a = sum_of([weights[at] * pair.a.to_torch().double().reshape(pair.rank, -1) for at, pair in pairs.items()])
+    b = sum_weighted([pair.b.to_torch() for pair in pairs.values()], [weights[at] for at in pairs])
+    a = sum_weighted([pair.a.to_torch() for pair in pairs.values()], [weights[at] for at in pairs])
+    b, a = b.reshape(-1, known.rank), a.reshape(known.rank, -1)
     left, right = stacked(step)
-    _check_finite(step, float(left.abs().sum() + right.abs().sum()))
     change = float(product_svd(left, right)[1].square().sum())
     missed = product_svd(torch.cat([left, -known.scale * b], dim=1), torch.cat([right, a]))[1]
     error = math.sqrt(float(missed.square().sum()) / change) if change else 0.0
@@ -91,14 +92,9 @@ def _enough(plan: AdapterPlan, s: torch.Tensor, square: float) -> int | None:
     return None if plan.form.max_error is None else rank_for(s, square, plan.form.max_error)
 
 
-def sum_of(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Their sum in the order given."""
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
-
-
-def _check_finite(step: Step, size: float) -> None:
-    if not math.isfinite(size):
-        raise SourceError(f"{step.name}: a factor holds NaN or infinity, and so would the merged change; repair it")
+def _check_finite(plan: AdapterPlan, step: Step) -> None:
+    for leaf in plan.tree.leaves:
+        pair = pair_of(leaf, step)
+        for ref in () if pair is None else (pair.a, pair.b):
+            if not ref.to_torch().float().isfinite().all():
+                raise NonFiniteError(f"{leaf.label}: {ref.name!r} holds NaN or infinity; repair that adapter")

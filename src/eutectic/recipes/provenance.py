@@ -28,8 +28,8 @@ from eutectic.weights.files import Place, RemotePath, open_file
 from eutectic.weights.sink import Shard
 
 __all__ = [
-    "CARD", "LOCK", "RECIPE", "Parent", "adapter_files", "cached_identity", "fingerprint", "front_matter", "lock_document", "parents_of",
-    "public_name", "side_files",
+    "CARD", "LOCK", "RECIPE", "Parent", "adapter_files", "cached_identity", "fingerprint", "front_matter",
+    "lock_document", "parents_of", "public_name", "side_files",
 ]  # fmt: skip
 
 LOCK = "recipe.lock.json"
