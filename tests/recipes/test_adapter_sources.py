@@ -184,3 +184,20 @@ def test_the_commands(
     path = write_recipe("linear", list(two), weight=0.5)
     merged = cli("merge", path, tmp_path / "exact")
     assert "an adapter of 1 module, rank 4" in merged.output and "errors" not in merged.output
+
+
+def test_adapters_of_the_hub(
+    two: tuple[Path, Path], serve_hub: Callable[..., Any], tmp_path: Path, contents: Callable[..., dict[str, bytes]]
+) -> None:
+    """Whether they are adapters is not asked while the recipe is read: it says so itself."""
+    hub = serve_hub({"org/a": two[0], "org/b": two[1]})
+    remote = {"merge_method": "ties", "models": [{"model": "org/a"}, {"model": "org/b"}], "parameters": {"weight": 1}}
+    refused(remote, r"ties needs a base_model; if these are adapters, .* 'adapter: \{\}'", RecipeError)
+    assert not hub.log
+    out = merge({**remote, "adapter": {}}, tmp_path / "out", fsync=False)
+    here = merge(recipe("ties", *two, weight=1), tmp_path / "here", fsync=False)
+    name = "adapter_model.safetensors"
+    assert contents(Path(str(out)))[name] == contents(Path(str(here)))[name]
+    again = merge(tmp_path / "out" / "recipe.lock.json", tmp_path / "again", fsync=False)
+    assert contents(Path(str(again)))[name] == contents(Path(str(here)))[name]
+    assert "org/a" in (tmp_path / "out" / "README.md").read_text()

@@ -7,22 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from eutectic.errors import RecipeError, SourceError
+from eutectic.recipes.adapter_form import AdapterForm
 from eutectic.recipes.references import RECIPE_SUFFIXES, resolve_model
 from eutectic.recipes.schema import Recipe, load_recipe, references
 from eutectic.weights.adapter_delta import Changes, ZeroTensor
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.files import RemotePath
 from eutectic.weights.lora import is_lone_adapter
 from eutectic.weights.tensor_ref import TensorRef
 
-__all__ = ["absent_from", "are_adapters", "check_adapters", "check_words"]
+__all__ = ["absent_from", "are_adapters", "check_adapters", "check_words", "lacks_base"]
 
 Leaves = Mapping[int, tuple[str, Checkpoint]]
 """The label and the checkpoint of every leaf, by its index."""
 
 
 def are_adapters(recipe: Recipe) -> bool:
-    """Whether every model that a recipe names is an adapter; asks of each only until one is not."""
-    return all(_is_adapter(reference, recipe) for _, reference in references(recipe))
+    """Whether a recipe says that its sources are adapters, or names nothing but folders here that hold one."""
+    return recipe.adapter is not None or all(_is_adapter(reference, recipe) for _, reference in references(recipe))
+
+
+def lacks_base(recipe: Recipe, method: str) -> str:
+    """The fault of a recipe that has no base_model, is not known to be of adapters, and needs one of the two."""
+    named = [resolve_model(reference, recipe) for _, reference in references(recipe) if isinstance(reference, str)]
+    remote = any(isinstance(path, RemotePath) and adapter is None for path, adapter in named)
+    hint = "; if these are adapters, which are merged without one, say so with 'adapter: {}'" if remote else ""
+    return f"{method} needs a base_model{hint}"
 
 
 def _is_adapter(reference: Any, recipe: Recipe) -> bool:
@@ -30,7 +40,7 @@ def _is_adapter(reference: Any, recipe: Recipe) -> bool:
     if inner is not None:
         return are_adapters(inner)
     path, adapter = resolve_model(reference, recipe)
-    return adapter is None and is_lone_adapter(path)
+    return adapter is None and not isinstance(path, RemotePath) and is_lone_adapter(path)  # no server is asked
 
 
 def _recipe_of(reference: Any, recipe: Recipe) -> Recipe | None:
@@ -67,7 +77,8 @@ def check_words(recipe: Recipe, *, of_adapters: bool, inner: bool = False) -> No
         if getattr(recipe, key):
             raise RecipeError(f"{key}: adapters are merged whole and have no tokens of their own; remove the key")
     for key in ("adapter", "dtype", "out_dtype") if inner else ():
-        if getattr(recipe, key) is not None:
+        value = getattr(recipe, key)
+        if value is not None and value != AdapterForm.model_validate({}):
             raise RecipeError(f"{key}: one adapter comes of a recipe and those inside it; say it in the outermost")
     for _, reference in references(recipe):
         found = _recipe_of(reference, recipe)
