@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from eutectic.errors import OutputError, SourceError, VerificationError
 from eutectic.recipes.merge import Watcher, check_merge, merge, plan
+from eutectic.recipes.publish import public_files
 from eutectic.recipes.verify import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -136,6 +137,18 @@ def test_methods_that_choose_entries(method: str, base: Path, adapt: Any, tmp_pa
         missed = (theirs[name] - wanted[name].to_torch()).double().norm() / change.norm()
         assert float(missed) == pytest.approx(found.error, rel=1e-3) and found.error > 0.05
     assert "the largest relative error of a change is" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_peft_concatenates_to_the_same(base: Path, adapt: Any, tmp_path: Path) -> None:
+    """PEFT's own exact combination, which needs the base in memory (of plain LoRA: it is wrong for the others)."""
+    folders = [adapt("lora"), adapt("lora", "second")]
+    model = peft.PeftModel.from_pretrained(transformers.LlamaForCausalLM.from_pretrained(base), folders[0], "a")
+    model.load_adapter(folders[1], "b")
+    model.add_weighted_adapter(["a", "b"], [0.6, 0.4], "both", combination_type="cat")
+    out = made(recipe("task_arithmetic", dict(zip(folders, (0.6, 0.4), strict=True))), tmp_path / "out")
+    for module in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"):
+        theirs = model.get_submodule(f"base_model.model.{module}").get_delta_weight("both").detach()
+        assert far(torch.from_numpy(change_of(out, module)), theirs) <= 1e-6
 
 
 def test_the_layers_of_gpt2_stay_transposed(tmp_path: Path) -> None:
@@ -296,7 +309,11 @@ def test_the_files_of_the_result(pair: list[Path], tmp_path: Path, contents: Cal
     assert contents(out).keys() == names
     card = (out / "README.md").read_text()
     assert "library_name: peft" in card and "base_model_relation: adapter" in card and "license: mit" in card
-    assert "# Both" in card and "2 modules, rank 6; no change lost anything but rounding." in card
+    assert (
+        "base_model: org/base" in card
+        and "# Both" in card
+        and "2 modules, rank 6; no change lost anything but rounding." in card
+    )
     config = json.loads((out / CONFIG).read_text())
     assert config["base_model_name_or_path"] == "org/base" and config["target_modules"] == ["h.0.q", "h.1.q"]
     lock = json.loads((out / "recipe.lock.json").read_text())
@@ -382,3 +399,16 @@ def test_a_plan_says_what_becomes_of_every_change(make_adapter: Make) -> None:
     document = found.to_json()
     assert document["adapter"] == {"space": "product", "modules": 2, "rank": 4, "exact": True}
     assert document["tensors"] == 5 and document["shards"][0]["name"] == WEIGHTS
+
+
+def test_a_pushed_adapter_names_no_folder_of_this_machine(pair: list[Path], tmp_path: Path) -> None:
+    for folder in pair:
+        path = folder / CONFIG
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(tmp_path / "base")}))
+    out = made(recipe("task_arithmetic", dict.fromkeys(pair, 0.5)), tmp_path / "out")
+    files = public_files(out)
+    assert json.loads(files[CONFIG])["base_model_name_or_path"] == "base"
+    assert all(str(tmp_path).encode() not in content for content in files.values())
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    assert verify(out).sound

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import SourceError
@@ -17,7 +16,7 @@ from eutectic.recipes.adapter_sums import pairs_of
 from eutectic.recipes.factorise import factorise
 from eutectic.recipes.lora_output import Factored, lora_config, unreached
 from eutectic.recipes.match import Step
-from eutectic.recipes.provenance import adapter_files, public_name
+from eutectic.recipes.provenance import adapter_files, public_base
 from eutectic.recipes.semantics import one_thread
 from eutectic.weights.digest import combine_pieces, hash_pieces, hash_range, hash_tensor
 from eutectic.weights.lora import ADAPTER_CONFIG
@@ -45,6 +44,11 @@ class AdapterRun:
         self.report: tuple[Factored, ...] = ()
         self._factors: list[Planned] = []
         self._made: dict[str, torch.Tensor] = {}
+
+    @property
+    def needs_kernels(self) -> bool:
+        """Whether anything is merged entry by entry."""
+        return not self.plan.unchanged and (not self.plan.exact or bool(self.plan.whole))
 
     def prepare(self) -> None:
         """Find the factors of every module, before anything is staged.
@@ -131,8 +135,8 @@ class AdapterRun:
 
     def files(self, recipe_text: str) -> dict[str, bytes]:
         """The configuration, the card, the recipe, and what lies beside the first adapter."""
-        plan, base = self.plan, self._base
-        files = adapter_files(plan, recipe_text, None if base is None else public_name(Path(base))[0], self._words())
+        base = self._base
+        files = adapter_files(self.plan, recipe_text, None if base is None else public_base(base), self._words())
         return {**files, ADAPTER_CONFIG: self._config()}
 
     @property

@@ -144,6 +144,9 @@ def merge(
     with closing(_work_of(made, watcher, profile)) as work:
         if isinstance(work, AdapterRun):
             _check_staged(staging_of(ready.out), ready.mark, resume=resume, force=force)
+            if work.needs_kernels:
+                clock.enter("kernels")
+                _load_kernels(made, watcher)
             clock.enter("tiles")
             work.prepare()
             watcher.factored(work.report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from eutectic.weights.sink import Shard
 
 __all__ = [
     "CARD", "LOCK", "RECIPE", "Parent", "adapter_files", "cached_identity", "fingerprint", "front_matter",
-    "lock_document", "parents_of", "public_name", "side_files",
+    "lock_document", "parents_of", "public_base", "public_name", "side_files",
 ]  # fmt: skip
 
 LOCK = "recipe.lock.json"
@@ -78,6 +79,16 @@ def public_name(path: Place) -> tuple[str, str | None]:
         return path.identity
     path = path.absolute()
     return cached_identity(path) or ((path.name if path.is_dir() else path.stem), None)
+
+
+def public_base(name: str) -> str:
+    """What to call in public the base that an adapter names: a hub id as it is, of a folder its own name.
+
+    >>> public_base("org/base"), public_base("/home/me/models/base")
+    ('org/base', 'base')
+    """
+    here = name.startswith((".", "~", "/")) or os.path.exists(name)  # noqa: PTH110  (never raises)
+    return public_name(Path(name))[0] if here else name
 
 
 def front_matter(card: Place) -> dict[str, Any]:
