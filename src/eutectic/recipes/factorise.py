@@ -52,7 +52,7 @@ def _approximated(plan: AdapterPlan, step: Step) -> Made:
     dense = plan[step.name].to_torch().reshape(step.shape[0], -1)
     if next(iter(pairs_of(step).values())).turned:
         dense = dense.T.contiguous()
-    square = float(dense.double().square().sum())
+    square = _square(dense)
     rank = most = plan.most_rank(step)
     if plan.form.max_error is not None:  # few may be enough
         rank = min(rank, max(pair.rank for pair in pairs_of(step).values()))
@@ -64,8 +64,7 @@ def _approximated(plan: AdapterPlan, step: Step) -> Made:
         kept = _enough(plan, s, square)
     count = rank if kept is None else kept
     b, a = factors(u[:, :count], s[:count], v[:, :count])
-    missed = float((dense - b @ a).double().square().sum())
-    error = math.sqrt(missed / square) if square else 0.0
+    error = math.sqrt(_square(dense.addmm_(b, a, alpha=-1)) / square) if square else 0.0
     return Factored(module_of(step), step.shape, count, error, math.sqrt(square)), b, a
 
 
@@ -85,6 +84,13 @@ def _averaged(plan: AdapterPlan, step: Step) -> Made:
     missed = product_svd(torch.cat([left, -known.scale * b], dim=1), torch.cat([right, a]))[1]
     error = math.sqrt(float(missed.square().sum()) / change) if change else 0.0
     return Factored(module_of(step), step.shape, known.rank, error, math.sqrt(change)), b, a
+
+
+def _square(dense: torch.Tensor) -> float:
+    """Its squared Frobenius norm, added up in float64."""
+    import torch
+
+    return float(torch.linalg.vector_norm(dense, dtype=torch.float64)) ** 2
 
 
 def _enough(plan: AdapterPlan, s: torch.Tensor, square: float) -> int | None:
