@@ -340,3 +340,35 @@ def serve_hub(
     for server in servers:
         server.server.shutdown()
         server.server.server_close()
+
+
+@pytest.fixture
+def make_run(make_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """``make_run(name, losses)``: a run as a Trainer leaves it, a checkpoint and an eval_loss for each step.
+
+    A loss is logged half-way and at each step, 0.2 and 0.1 above eval_loss; beside each model lies what training
+    keeps of its own.
+    """
+
+    def make(name: str, losses: Mapping[int, float]) -> Path:
+        random = numpy.random.default_rng(3)
+        history: list[dict[str, float]] = []
+        for step, loss in losses.items():
+            tensors = {
+                "embed.weight": random.standard_normal((40, 8), dtype=numpy.float32),
+                "layers.0.weight": random.standard_normal((8, 8), dtype=numpy.float32),
+                "steps": numpy.array([3], numpy.int64),
+            }
+            folder = make_model(f"{name}/checkpoint-{step}", tensors, {"model_type": "tiny"})
+            history += [
+                {"epoch": 0.5, "step": step - 5, "loss": loss + 0.2, "learning_rate": 1e-4},
+                {"epoch": 1.0, "step": step, "loss": loss + 0.1, "learning_rate": 1e-4},
+                {"epoch": 1.0, "step": step, "eval_loss": loss, "eval_accuracy": 1 - loss / 10},
+            ]
+            state = {"global_step": step, "epoch": 1.0, "log_history": history, "best_metric": None}
+            (folder / "trainer_state.json").write_text(json.dumps(state))
+            for kept in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+                (folder / kept).write_bytes(b"not a model")
+        return tmp_path / name
+
+    return make

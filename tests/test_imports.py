@@ -44,6 +44,16 @@ def test_looking_loads_no_framework(family: dict[str, Path], write_recipe: Calla
         assert not loaded_by(command(*arguments, code=1)) & HEAVY, arguments
 
 
+def test_weighing_loads_no_framework(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run("run", {10: 1.0, 20: 0.5})
+    for arguments in (
+        ["average", "--help"],
+        ["average", run, tmp_path / "out", "--dry-run"],
+        ["average", run, tmp_path],
+    ):
+        assert not loaded_by(command(*arguments, code=5)) & HEAVY, arguments
+
+
 def test_inspecting_and_planning_load_no_kernels(family: dict[str, Path], write_recipe: Callable[..., Path]) -> None:
     recipe = write_recipe("linear", [family["a"], family["b"]], weight=1)
     assert not loaded_by(command("inspect", family["a"])) & {"numpy", "numba"}

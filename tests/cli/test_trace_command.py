@@ -158,3 +158,18 @@ def test_wrong_use(cli: Callable[..., Result], experts: dict[str, Path], child: 
     assert cli("trace", child, "--among").exit_code == 2
     gone = cli("trace", child, "--among", experts["a"], "gone")
     assert gone.exit_code == 4 and "gone: no such file" in gone.stderr
+
+
+def test_a_quantised_parent_is_read_as_dense(cli: Callable[..., Result], make_model: Callable[..., Path]) -> None:
+    """LLM.int8: rows of codes over 127."""
+    random = np.random.default_rng(0)
+    codes, scale = random.integers(-127, 128, (48, 32)).astype("i1"), random.uniform(0.5, 1, 48).astype("f4")
+    other = random.standard_normal((48, 32)).astype("f4")
+    coded = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+    a = make_model("coded", {"w.weight": codes, "w.SCB": scale}, coded)
+    b = make_model("plain", {"w.weight": other}, {})
+    sum_ = 0.25 * codes * scale[:, None] / 127 + 0.75 * other
+    merged = make_model("merged", {"w.weight": sum_.astype("f4")}, {})
+    found = facts(cli("trace", merged, "--among", a, b, "--json"))
+    assert found["kind"] == "linear"
+    assert found["whole"]["coefficients"] == pytest.approx({"coded": 0.25, "plain": 0.75}, abs=1e-5)

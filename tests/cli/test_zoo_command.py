@@ -36,7 +36,7 @@ def test_the_list(cli: Cli) -> None:
 def test_building_talks_on_stderr_and_ends_in_one_line(built: tuple[Path, Result]) -> None:
     folder, done = built
     assert done.exit_code == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 6 and "expert flip" in done.stderr
+    assert len(done.stderr.splitlines()) == 7 and "expert flip" in done.stderr
     assert "base and 5 experts (upright, flip, shift, invert, checker)" in done.stdout
     assert (folder / "experts" / "flip" / "model.safetensors").is_file()
 

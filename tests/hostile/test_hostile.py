@@ -210,22 +210,62 @@ def test_large_float64_values_are_finite(
     assert done.exit_code == 0, done.stderr
 
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 8}
+CODES = {
+    "w.qweight": numpy.ones((1, 8), "i4"),
+    "w.qzeros": numpy.ones((1, 1), "i4"),
+    "w.scales": numpy.ones((1, 8), "f2"),
+}
+
+
 @pytest.mark.parametrize(
-    ("config", "extra", "words"),
+    ("settings", "tensors", "words"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, {}, ["quantised (gptq)"]),
-        ({}, {"w.weight_scale_inv": numpy.ones(1, "f4")}, ["'w.weight_scale_inv'"]),
-        ({}, {"w.weight.absmax": numpy.ones(1, "f4")}, ["'w.weight.absmax'"]),
-        ({}, {"w.qzeros": numpy.ones(1, "i4")}, ["'w.qzeros'"]),
+        ({"quant_method": "aqlm"}, {}, ["quantised (aqlm)", "averaged as numbers", "dequantise"]),
+        ("gptq", CODES, ["quantised (unknown)", "averaged as numbers"]),
+        ({"quant_method": ["gptq"]}, CODES, ["quantised (['gptq'])"]),
+        ({"quant_method": "x" * 9999}, CODES, ["quantised (xxx"]),
+        ({"quant_method": "compressed-tensors", "format": "y" * 9999}, CODES, ["'yyy"]),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"a": {"targets": 5, "weights": 5}, "b": []}},
+            {"w.weight_packed": CODES["w.qzeros"]},
+            ["'w.weight_packed'", "no config_groups"],
+        ),
+        (None, {"w.weight_scale_inv": numpy.ones(1, "f4")}, ["'w.weight_scale_inv'", "averaged as numbers"]),
+        (None, {"w.weight.absmax": numpy.ones(1, "f4")}, ["'w.weight.absmax'", "averaged as numbers"]),
+        (None, {"w.qzeros": numpy.ones(1, "i4")}, ["'w.qzeros'", "averaged as numbers", "dequantise"]),
+        ({"quant_method": "gptq"}, CODES, ["'w.qweight'", "bits None"]),
+        ({**GPTQ, "bits": 4.0}, CODES, ["bits 4.0"]),
+        ({**GPTQ, "bits": 10**30}, CODES, ["bits 1"]),
+        ({**GPTQ, "group_size": "8"}, CODES, ["group_size '8'"]),
+        ({**GPTQ, "group_size": 4}, CODES, ["'w.qzeros' is [1, 1]", "[2, 1]"]),
+        (GPTQ, {**CODES, "w.scales": numpy.ones((1, 8), "i4")}, ["'w.scales' is int32"]),
+        (GPTQ, {**CODES, "w.weight": numpy.ones((8, 8), "f4")}, ["'w.qweight'", "stored, too"]),
+        (GPTQ, {"w.qweight": CODES["w.qweight"]}, ["'w.qzeros' is missing"]),
+        (GPTQ, {"w.scales": CODES["w.scales"], "w.qzeros": CODES["w.qzeros"]}, ["'w.qzeros'", "no part of gptq"]),
+        (
+            {"quant_method": "fp8", "weight_block_size": "x" * 999},
+            {"w.weight": numpy.ones((2, 2), "u1")},
+            ["weight_block_size 'xxx"],
+        ),
     ],
 )
 def test_quantised_checkpoints(
     make_model: Callable[..., Path], write_recipe: Callable[..., Path], refused: Refused,
-    config: dict[str, Any], extra: dict[str, numpy.ndarray], words: list[str],
+    settings: Any, tensors: dict[str, numpy.ndarray], words: list[str],
 ) -> None:  # fmt: skip
-    models = [make_model(name, {"w.weight": numpy.ones(4, "f4"), **extra}, config) for name in ("m1", "m2")]
-    recipe = write_recipe("linear", models, weight=1)
-    refused(recipe, SOURCE, str(models[0]), *words, "averaged as numbers", "dequantise")
+    config = {} if settings is None else {"quantization_config": settings}
+    models = [make_model(name, {"norm.weight": numpy.ones(4, "f4"), **tensors}, config) for name in ("m1", "m2")]
+    refused(write_recipe("linear", models, weight=1), SOURCE, str(models[0]), *words)
+
+
+def test_scales_that_are_no_numbers(
+    make_model: Callable[..., Path], write_recipe: Callable[..., Path], refused: Refused
+) -> None:
+    """Codes themselves hold no NaN, what they stand for does."""
+    bad = {**CODES, "w.scales": numpy.full((1, 8), numpy.nan, "f2")}
+    models = [make_model(name, bad, {"quantization_config": GPTQ}) for name in ("m1", "m2")]
+    refused(write_recipe("linear", models, weight=1), SOURCE, str(models[0]), "'w.weight'", "holds nan", staged=True)
 
 
 # ---------------------------------------------------------------- recipes

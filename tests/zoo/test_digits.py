@@ -63,7 +63,7 @@ def test_same_seed_same_bytes_whatever_the_callers_torch_is_set_to(family, tmp_p
 def test_another_seed_gives_other_weights_on_the_same_splits(family, tmp_path):
     other = contents(build_digits(tmp_path / "other", seed=1).path)
     for name, data in contents(family.path).items():
-        assert (data == other[name]) == name.startswith("data/"), name
+        assert (data == other[name]) == name.startswith(("data/", "suite.json")), name
 
 
 def test_splits_are_disjoint_complete_and_stratified(family):
@@ -120,7 +120,8 @@ def test_experts_are_experts_and_the_average_beats_them_all_on_the_mean(family):
         assert scores.views[view].value > 0.9 > 0.05 + of_base.views[view].value
         assert scores.mean.value + 3 * scores.mean.stderr < of_merged.mean.value
         own = family.measure(expert, "validation").views[view].value
-        assert family.description["validation_accuracy"][view] == pytest.approx(own)
+        assert family.description["validation"][view]["expert"] == pytest.approx(own)
+        assert own > family.description["validation"][view]["base"]
     assert of_merged.mean.value > of_base.mean.value + 3 * of_merged.mean.stderr
 
 
@@ -186,13 +187,14 @@ def test_a_changed_or_strange_family_does_not_load(copy):
         ({"views": ["sideways"]}, FormatError),
         ({"files": None}, FormatError),
         ({"files": {}}, VerificationError),
+        ({"base": "../base"}, FormatError),
     ):
         (copy / "family.json").write_text(json.dumps(description | change))
         with pytest.raises(error, match="digits"):
             load_family(copy)
     (copy / "family.json").write_text(json.dumps(description))
-    (copy / "data" / "test.safetensors").unlink()
-    with pytest.raises(VerificationError, match=r"test.safetensors: is missing"):
+    (copy / "data" / "flip.test.safetensors").unlink()
+    with pytest.raises(VerificationError, match=r"flip\.test.safetensors: is missing"):
         load_family(copy)
 
 

@@ -26,7 +26,7 @@ def demo(out: Path, seeds: int, force: bool, quiet: bool, as_json: bool) -> None
     and reported on test images, over several families.
     """
     from eutectic.errors import MissingDependencyError, OutputError
-    from eutectic.evaluation.report import Row, draw_scores
+    from eutectic.evaluation.picture import Row, draw_scores
     from eutectic.zoo.demo import run_demo
 
     if find_spec("matplotlib") is None:  # said before the work, not after it

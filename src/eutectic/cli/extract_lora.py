@@ -54,8 +54,9 @@ def extract_lora(
     """
     from eutectic.recipes.extract_lora import extract_lora as extract
     from eutectic.weights.dtypes import dtype_of
+    from eutectic.weights.quantized.dequantise import open_dequantised
 
-    model, origin = eutectic.open(finetuned), eutectic.open(base)
+    model, origin = (open_dequantised(eutectic.open(source)) for source in (finetuned, base))
     with progress("extracting", model.nbytes + origin.nbytes) as advance:
         found = extract(
             model, origin, out, rank=rank, max_error=max_error, exclude=exclude,

@@ -11,6 +11,8 @@ import eutectic
 from eutectic.cli.output import emit_json, json_option
 from eutectic.cli.patterns import Pattern, collapse, find_stacks, natural_key
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.layout import layout_of, ties_heads
+from eutectic.weights.quantized.scheme import READERS, scheme_of
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = ["describe", "inspect"]
@@ -46,7 +48,8 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
         "path": None if checkpoint.path is None else str(checkpoint.path),
         "architectures": _architectures(config),
         "model_type": config.get("model_type"),
-        "tied_embeddings": _tied(config),
+        "quantisation": _quantisation(checkpoint),
+        "tied_embeddings": ties_heads(config),
         "output_head": next((name for name in checkpoint if name.endswith("lm_head.weight")), None),
         "tensor_count": len(checkpoint),
         "parameters": checkpoint.numel,
@@ -56,6 +59,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
         "layers": [
             {"prefix": s.prefix, "first": s.first, "last": s.last, "count": s.count} for s in find_stacks(checkpoint)
         ],
+        "parts": _parts(checkpoint),
         "largest": [_tensor_entry(tensor) for tensor in _largest(checkpoint)],
         "patterns": [
             {
@@ -79,16 +83,17 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
 
 
 def _architectures(config: dict[str, Any]) -> list[str]:
-    names = config.get("architectures")
+    names = config.get("architectures", [config["_class_name"]] if "_class_name" in config else None)
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _tied(config: dict[str, Any]) -> bool | None:
-    """What config.json says about tied embeddings, at the top or for the text part; None if it does not say."""
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict) and isinstance(part.get("tie_word_embeddings"), bool):
-            return part["tie_word_embeddings"]
-    return None
+def _quantisation(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """How the weights are coded, as config.json or the names say; whether a merge reads them as dense ones."""
+    scheme = scheme_of(checkpoint)
+    if scheme is None:
+        return None
+    understood = scheme.method in READERS
+    return {"method": scheme.method, "bits": scheme.bits, "words": scheme.words, "understood": understood}
 
 
 def _dtypes(checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -103,9 +108,18 @@ def _dtypes(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     ]
 
 
+def _parts(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    layout = layout_of(checkpoint)
+    counts = Counter(part.role for part in layout.values())
+    return [{"role": role, "tensors": counts[role], "parameters": n} for role, n in layout.elements.items()]
+
+
 def _files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     tensors = Counter(t.file.path for t in checkpoint.values() if isinstance(t, StoredTensor))
-    return [{"name": file.path.name, "bytes": file.size, "tensors": tensors[file.path]} for file in checkpoint.headers]
+    return [
+        {"name": checkpoint.name_of(file), "bytes": file.size, "tensors": tensors[file.path]}
+        for file in checkpoint.headers
+    ]
 
 
 def _largest(checkpoint: Checkpoint) -> list[TensorRef]:

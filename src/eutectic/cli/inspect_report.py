@@ -15,6 +15,7 @@ __all__ = ["print_inspection"]
 LARGEST = 3  # patterns named as having the largest tensors
 MOST_STACKS = 4
 MOST_FILES = 12
+MOST_PARTS = 6
 MOST_PATTERNS = 60  # rows of the pattern table; --json has all
 
 
@@ -38,7 +39,9 @@ def _print_summary(facts: dict[str, Any]) -> None:
         ("size", _exactly(format_bytes(facts["bytes"]), f"{facts['bytes']:,} bytes")),
         ("tensors", f"{facts['tensor_count']:,}"),
         ("types", "; ".join(dtypes)),
+        *([("quantised", _quantised_words(facts["quantisation"]))] if facts["quantisation"] else []),
         ("layers", "; ".join(_shorten(stacks, MOST_STACKS)) or "none numbered"),
+        ("parts", "; ".join(_shorten(_part_lines(facts), MOST_PARTS))),
         ("tied", _tied_words(facts["tied_embeddings"], facts["output_head"])),
         ("files", "; ".join(_shorten(_file_lines(facts["files"]), MOST_FILES)) or "none: not written yet"),
     ]
@@ -54,6 +57,12 @@ def _exactly(rounded: str, exact: str) -> str:
     return exact if rounded == exact else f"{rounded} ({exact})"
 
 
+def _quantised_words(found: dict[str, Any]) -> str:
+    bits = f", {found['bits']} bits" if found["bits"] and "bits" not in found["words"] else ""
+    use = "a merge reads it as dense" if found["understood"] else "a merge refuses it"
+    return printable(f"{found['words']}{bits}; {use}")
+
+
 def _tied_words(tied: bool | None, head: str | None) -> str:
     stored = f"{head} is stored" if head else "no lm_head is stored"
     if tied is None:
@@ -61,6 +70,16 @@ def _tied_words(tied: bool | None, head: str | None) -> str:
     if tied:
         return f"yes, says config.json; yet {stored} too" if head else "yes, says config.json"
     return f"no, says config.json; {stored}"
+
+
+def _part_lines(facts: dict[str, Any]) -> list[str]:
+    """Shares of the parameters by what they are for, the kinds of attention together."""
+    groups: dict[str, int] = {}
+    for part in facts["parts"]:
+        group = part["role"].partition(".")[0]
+        groups[group] = groups.get(group, 0) + part["parameters"]
+    ranked = sorted(groups.items(), key=lambda item: -item[1])
+    return [f"{group} {format_share(n / max(facts['parameters'], 1))}" for group, n in ranked]
 
 
 def _file_lines(files: list[dict[str, Any]]) -> list[str]:

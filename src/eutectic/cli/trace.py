@@ -90,9 +90,12 @@ def _open(source: str) -> Checkpoint:
     """A checkpoint from what a recipe calls a model, or from a recipe."""
     from eutectic.recipes.references import resolve_model
     from eutectic.weights.adapter import open_adapted
+    from eutectic.weights.quantized.dequantise import open_dequantised
 
     path, adapter = resolve_model(source)
-    return eutectic.open(source) if adapter is None else open_adapted(open_checkpoint(path), adapter)
+    if adapter is None:
+        return open_dequantised(eutectic.open(source))
+    return open_adapted(open_dequantised(open_checkpoint(path)), adapter)
 
 
 def describe(

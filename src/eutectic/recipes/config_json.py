@@ -8,7 +8,7 @@ from typing import Any
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Renumbered
-from eutectic.recipes.layers import depth_keys
+from eutectic.weights.layers import depth_keys
 
 __all__ = ["edited"]
 
@@ -29,7 +29,8 @@ def edited(config: Mapping[str, Any], dtype: str | None, renumbered: Sequence[Re
     """
     found = copy.deepcopy(dict(config))
     if dtype is not None:
-        found.update(dict.fromkeys([key for key in ("dtype", "torch_dtype") if key in found] or ["dtype"], dtype))
+        stated = [key for key in ("dtype", "torch_dtype") if key in found]
+        found.update(dict.fromkeys(stated or ([] if "_class_name" in found else ["dtype"]), dtype))  # not of diffusers
     for stack in renumbered:
         if stack.layers != tuple(range(stack.depth)):
             _renumber(found, stack)

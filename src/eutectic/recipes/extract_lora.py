@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import OutputError, SourceError
 from eutectic.ops.lowrank import factors, rank_for, truncated_svd
-from eutectic.recipes.layers import layer_of
 from eutectic.recipes.lora_output import Factored, lora_config, unreached
 from eutectic.recipes.provenance import public_name
 from eutectic.recipes.semantics import one_thread
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import DType
+from eutectic.weights.layers import layer_of
 from eutectic.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from eutectic.weights.tensor_ref import TensorRef
 
@@ -108,7 +108,7 @@ def extract_lora(
         count = len(s) if kept is None else kept
         error = math.sqrt(max(0.0, 1 - float((s[:count].double() ** 2).sum()) / square))
         b, a = factors(u[:, :count], s[:count], v[:, :count])
-        kind = getattr(torch, (dtype or finetuned[name].dtype).torch)
+        kind = getattr(torch, (dtype or finetuned[name].native).torch)
         module = name.removesuffix(".weight")
         found = Factored(module, base[name].shape, count, error, math.sqrt(square))
         made = {f"{PREFIX}{module}.lora_{side}.weight": m.to(kind).contiguous() for side, m in (("A", a), ("B", b))}

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Binding, Renumbered
-from eutectic.recipes.token_rows import vocabulary_tensors
 from eutectic.recipes.tree import Leaf, Merge, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.dtypes import DType
+from eutectic.weights.keymap import Presented
+from eutectic.weights.layout import heads_of, layout_of, repeats_embedding, ties_heads, vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Account", "Step", "match_tensors"]
 
 MOST_SHOWN = 6
-SCALE_SUFFIXES = ("_scale_inv", "_scale", ".absmax", ".quant_state", ".scales", ".qzeros")
 _VOCABULARIES = (
     "Their vocabularies differ. 'tokenizer_source: union' in the recipe keeps every model's tokens, 'base' those of "
     "the base model; embeddings follow."
 )
-HEADS = ("lm_head.weight", "model.lm_head.weight", "embed_out.weight", "output.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +77,10 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     Where the recipe asks for one vocabulary, embeddings are those of `unified`.
 
     Raises:
-        SourceError: shapes differ, a tensor is missing somewhere (unless `allow_mismatch`), or a source holds
-            quantised codes, which cannot be averaged as numbers; the message lists all of a kind.
+        SourceError: shapes differ, or a tensor is missing somewhere (unless `allow_mismatch`); the message lists all
+            of a kind.
     """
     reference = tree.reference
-    if any(len(merge.inputs) > 1 for merge in tree.merges):
-        _refuse_quantised(tree.sources)
     binding = Binding(tree, unified)
     tied = _tied_heads(reference, tree.sources)
     steps: list[Step] = []
@@ -121,7 +118,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
             lacking[name] = f"{name}: in {', '.join(have)}; not in {', '.join(lack)}"
         if origin.native is not origin.dtype and allow_mismatch:
             raise SourceError(
-                f"{lacking.get(name, name)}. It is calculated as it is read (an adapter, rows of tokens), so it "
+                f"{lacking.get(name, name)}. It is calculated as it is read (codes, an adapter, rows of tokens), so it "
                 "cannot be copied; give every source this tensor"
             )
         copied = tuple(ref if ref is origin else None for ref in bound.refs)
@@ -138,8 +135,15 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched([lacking[name] for name in unmatched]))
     binding.check_filters()
-    lines = (*_lines(steps, kinds), *(unified.lines if unified is not None else ()))
-    return Account(tuple(steps), lines, tuple(binding.renumbered), unified)
+    lines = [
+        *_lines(steps, kinds),
+        *_by_token_lines(binding.by_token),
+        *(f"dequantised as read: {leaf.label} ({leaf.dequantised})" for leaf in tree.sources if leaf.dequantised),
+        *_presented(tree.sources),
+        *_unknown(reference),
+        *(unified.lines if unified is not None else ()),
+    ]
+    return Account(tuple(steps), tuple(lines), tuple(binding.renumbered), unified)
 
 
 def _by_token(name: str, tree: Tree) -> bool:
@@ -147,45 +151,49 @@ def _by_token(name: str, tree: Tree) -> bool:
     return all(name in vocabulary_tensors(leaf.checkpoint) for leaf in tree.sources if name in leaf.checkpoint)
 
 
-def _refuse_quantised(leaves: tuple[Leaf, ...]) -> None:
-    for leaf in leaves:
-        settings = leaf.checkpoint.config.get("quantization_config")
-        if settings:
-            kind = settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
-            raise SourceError(
-                f"{leaf.label}: its config says quantised ({kind}). Codes cannot be averaged as numbers; "
-                "use the checkpoint from before quantisation, or dequantise it first."
-            )
-        for name in leaf.checkpoint:
-            if name.endswith(SCALE_SUFFIXES):
-                raise SourceError(
-                    f"{leaf.label}: {name!r} looks like the scale of quantised codes, which cannot be averaged as "
-                    "numbers; use the checkpoint from before quantisation, or dequantise it first."
-                )
-
-
 def _tied_heads(reference: Leaf, leaves: tuple[Leaf, ...]) -> set[str]:
-    """Output heads that the reference ties to its embedding and does not store, though another source stores them."""
+    """Output heads that the reference ties to its embedding: it lacks them, or stores the embedding twice."""
     if not _ties(reference):
         return set()
     found: set[str] = set()
     for leaf in leaves:
-        for name in HEADS:
-            if name in leaf.checkpoint and name not in reference.checkpoint:
-                if not _ties(leaf):
-                    raise SourceError(
-                        f"{leaf.label}: has its own {name}, while {reference.label} ties the head to its embedding. "
-                        "They cannot be merged: untie one or tie the other first."
-                    )
-                found.add(name)
+        for name in heads_of(leaf.checkpoint):
+            own = name in reference.checkpoint
+            if own and not repeats_embedding(reference.checkpoint, name):
+                continue
+            if not _ties(leaf):
+                raise SourceError(
+                    f"{leaf.label}: has its own {name}, while {reference.label} ties the head to its embedding. "
+                    "They cannot be merged: untie one or tie the other first."
+                )
+            found.add(name)
     return found
 
 
 def _ties(leaf: Leaf) -> bool:
-    config = leaf.checkpoint.config
-    text = config.get("text_config")
-    nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-    return bool(config.get("tie_word_embeddings", nested))
+    return bool(ties_heads(leaf.checkpoint.config))
+
+
+def _presented(leaves: tuple[Leaf, ...]) -> list[str]:
+    lines = []
+    for leaf in leaves:
+        if isinstance(leaf.checkpoint, Presented):
+            renamed, experts = leaf.checkpoint.renamed, leaf.checkpoint.experts
+            what = [f"{renamed} under other names"] * bool(renamed) + [f"{experts} of experts"] * bool(experts)
+            lines.append(f"{leaf.label}: tensors read in the layout of the reference model: {', '.join(what)}")
+    return lines
+
+
+def _unknown(reference: Leaf) -> list[str]:
+    """A warning where config.json names an architecture and no rule tells what its tensors are for."""
+    config = reference.checkpoint.config
+    kind = config.get("model_type") or next(iter(config.get("architectures") or ()), None)
+    if kind is None or layout_of(reference.checkpoint).recognised:
+        return []
+    return [
+        f"warning: unknown architecture {kind}: no rule says what most of its tensors are for; layers are found by "
+        "their numbering, the rest by name and shape"
+    ]
 
 
 def _unmatched(shown: list[str]) -> str:
@@ -195,6 +203,19 @@ def _unmatched(shown: list[str]) -> str:
         "Are these models of one architecture? With --allow-mismatch each is copied from the reference model, "
         "or else from the first source that has it.",
     )
+
+
+def _by_token_lines(found: Mapping[str, str]) -> list[str]:
+    """A line for each method that merges embeddings and heads in place of the recipe's."""
+    lines = []
+    for method in dict.fromkeys(found.values()):
+        names = [name for name, other in found.items() if other == method]
+        lines.append(f"merged by {method}, for they have a row per token: {len(names)} ({_shown(names)})")
+    return lines
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
 
 
 def _tensors(found: Sized) -> str:
@@ -211,11 +232,13 @@ def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     numbers = sum(step.numel for step in merged)
     lines = [f"merged: {_tensors(merged)}, {numbers:,} parameter{'s' if numbers != 1 else ''}"]
     reasons = {
+        "whole": "not sparsified (log-space), merged by task_arithmetic with the same weights",
         "not a float": "copied from the reference model: not floating-point numbers",
         "unmatched": "copied from the reference model or the first source that has it: not in every source",
         "tied": "left out: the reference model ties it to the embedding (tie_word_embeddings)",
     }
+    whole = [step.name for step in merged if any(merge.instead is not None for merge in step.merges)]
+    kinds = {**({"whole": whole} if whole else {}), **kinds}
     for kind, names in kinds.items():
-        shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
-        lines.append(f"{reasons[kind]}: {len(names)} ({shown})")
+        lines.append(f"{reasons[kind]}: {len(names)} ({_shown(names)})")
     return lines

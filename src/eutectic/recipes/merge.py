@@ -18,6 +18,7 @@ from eutectic.recipes.adapters import AdapterRun
 from eutectic.recipes.executors import Executor, make_executor
 from eutectic.recipes.lock import Lock, is_lock, load_lock
 from eutectic.recipes.lora_output import Factored
+from eutectic.recipes.opened import Opened
 from eutectic.recipes.plan import Options, Plan, make_plan
 from eutectic.recipes.profile import Clock, Profile
 from eutectic.recipes.provenance import LOCK, fingerprint, lock_document, side_files
@@ -60,28 +61,29 @@ class Watcher:
         """Adapters are merged: every module with its rank and its error. Nothing is written yet."""
 
 
-def plan(recipe: RecipeLike, options: Options | None = None, **changes: Any) -> Plan:
+def plan(recipe: RecipeLike, options: Options | None = None, *, opened: Opened | None = None, **changes: Any) -> Plan:
     """What `merge` would do, from headers alone: tensors, bytes, memory, time. The plan is a lazy `Checkpoint`.
 
     Args:
         recipe: a path to a recipe (or its lock file), a mapping, or a `Recipe`.
         options: how to run it; `changes` replaces single fields, such as ``max_memory=2 << 30``.
+        opened: sources shared with the plans of other recipes.
 
     Raises:
         RecipeError, SourceError, ResourceError: everything that can be known before a byte is merged.
     """
     found, lock = _read(recipe)
-    return _plan(found, lock, replace(options or Options(), **changes))
+    return _plan(found, lock, replace(options or Options(), **changes), opened)
 
 
-def _plan(recipe: Recipe, lock: Lock | None, options: Options) -> Plan:
+def _plan(recipe: Recipe, lock: Lock | None, options: Options, opened: Opened | None = None) -> Plan:
     if lock is None:
-        return make_plan(recipe, options)
+        return make_plan(recipe, options, opened)
     _check_options(options, lock)
     locked = lock.options.model_dump()
     if options.device_kind == lock.options.device:
         del locked["device"]  # which GPU of that kind is left to the caller
-    made = make_plan(recipe, replace(options, **locked))
+    made = make_plan(recipe, replace(options, **locked), opened)
     _check_sources(made, lock)
     return made
 
@@ -253,13 +255,19 @@ def _check_staged(staging: Path, mark: str, *, resume: bool, force: bool) -> Non
 
 
 def _load_kernels(made: Plan, watcher: Watcher) -> None:
+    from eutectic.ops.numba_blas import defer_blas
     from eutectic.recipes.executors.local import rehearse
 
     if made.options.executor != "local" and not made.wide:
         return  # no tile is merged in this process
+    if any(kind.programs for kind in made.kinds):
+        defer_blas()
     with one_thread(made.uses_torch), _told(watcher):
         ready: set[tuple[object, ...]] = set()
         for kind in made.kinds:
+            for ref in kind.step.refs:
+                if ref is not None:
+                    ref.rehearse()
             for merge_ in kind.step.merges if kind.programs else ():
                 program = kind.programs.get(merge_.index)
                 known = (merge_.index, type(program))

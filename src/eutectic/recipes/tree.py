@@ -19,6 +19,7 @@ from eutectic.methods.method import Method
 from eutectic.recipes.adapter_sources import absent_from, check_adapters, check_words
 from eutectic.recipes.document import Location
 from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
+from eutectic.recipes.opened import Opened
 from eutectic.recipes.references import RECIPE_SUFFIXES, Reference, resolve_model
 from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
@@ -27,7 +28,11 @@ from eutectic.weights.adapter_delta import Changes, open_changes
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 from eutectic.weights.files import Place, RemotePath
+from eutectic.weights.keymap import presented_as
 from eutectic.weights.lora import is_lone_adapter
+from eutectic.weights.quantized.dequantise import open_dequantised
+from eutectic.weights.quantized.scheme import scheme_of
+from eutectic.weights.quantized.tensor import DequantisedTensor
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Leaf", "Merge", "Node", "Part", "Stack", "Tree", "build_tree", "check_parameters", "expand"]
@@ -45,13 +50,17 @@ class Leaf:
     index: int
     label: str
     checkpoint: Checkpoint
+    dequantised: str | None = None
+    """How its weights are stored, where they are quantised and `checkpoint` has the dense ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Merge:
     """One merge: `inputs` in the order of the method's rows, `base` first where the method works on deltas.
 
-    Where `settings` vary from tensor to tensor, `parameters` is empty until a tensor is bound.
+    `place` is where the recipe lists its sources. Where `settings` vary from tensor to tensor, `parameters` is empty
+    until a tensor is bound. `instead` is the index of the merge that this one replaces for a tensor whose entries must
+    all count.
     """
 
     index: int
@@ -64,6 +73,8 @@ class Merge:
     semantics: str
     reference: Node
     settings: Settings | None = None
+    instead: int | None = None
+    place: str = ""
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -151,14 +162,16 @@ def check_parameters(recipe: Recipe, location: Location) -> list[tuple[Location,
 
 
 class _Builder:
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
+    def __init__(self, seed: int | None, opened: Opened) -> None:
+        self.seed, self.opened = seed, opened
         self.leaves: list[Leaf] = []
-        self.checkpoints: dict[tuple[Place, Place | None], Checkpoint] = {}
+        self.checkpoints: dict[tuple[Place, Place | None], tuple[Checkpoint, str | None]] = {}
+        self.lead: Checkpoint | None = None  # the first opened, in whose names the others are read
         self.by_path: dict[tuple[tuple[Place, Place | None], tuple[int, ...]], Leaf] = {}
         self.pinned: dict[str, RemotePath] = {}
         self.merges = 0
         self.zero: Leaf | None = None
+        self.copies = False
         self.words: dict[str, Any] = {}
 
     def recipe(self, recipe: Recipe, inherited: int, depth: int, scope: tuple[int, ...]) -> Merge | Stack:
@@ -175,6 +188,7 @@ class _Builder:
                 f"the recipe {recipe.name or recipe.merge_method} inside another one says which tokens its result has; "
                 "there is one vocabulary for all: say it in the outermost recipe"
             )
+        self.copies = depth == 0 and _only_copies(recipe)
         seed = recipe.seed if recipe.seed is not None else inherited
         if depth == 0 and self.seed is not None:
             seed = self.seed
@@ -195,6 +209,8 @@ class _Builder:
         method = get_method(recipe.merge_method)
         base, inputs = bind(group, method)
         settings = settings_of(group, method, inputs)
+        if base is None and group.base is not None and not isinstance(group.base, Recipe):
+            self.open(group.base, recipe)  # the result takes its names
 
         def node(source: Source, row: int) -> Node:
             inside = (*scope, row) if group.sliced else scope
@@ -215,26 +231,38 @@ class _Builder:
         return Merge(
             self.merges - 1, method, {} if settings.varies else settings.at("", 0.0), base_node, sources, seed,
             dtype_of(stored) if stored else None, recipe.semantics, reference, settings if settings.varies else None,
+            place=place_of((*group.location, group.key)),
         )  # fmt: skip
 
     def node(self, reference: Reference, recipe: Recipe, seed: int, depth: int, scope: tuple[int, ...]) -> Node:
         if isinstance(reference, Recipe):
             return self.recipe(reference, seed, depth + 1, scope)
+        opened = self.open(reference, recipe)
+        if isinstance(opened, Path):
+            return self.recipe(load_recipe(opened, check=check_parameters), seed, depth + 1, scope)
+        if (opened, scope) not in self.by_path:
+            leaf = Leaf(len(self.leaves), str(reference), *self.checkpoints[opened])
+            self.leaves.append(leaf)
+            self.by_path[opened, scope] = leaf
+        return self.by_path[opened, scope]
+
+    def open(self, reference: str, recipe: Recipe) -> Path | tuple[Place, Place | None]:
+        """The key of an opened checkpoint, in the names of the first; the path where it is a recipe file."""
         path, adapter = resolve_model(reference, recipe)
         if isinstance(path, Path) and adapter is None and path.suffix in RECIPE_SUFFIXES and path.is_file():
-            return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1, scope)
+            return path
         for wanted in (path, adapter):
             if isinstance(wanted, Path) and not os.path.exists(wanted):  # noqa: PTH110  (never raises)
                 raise _absent(reference, wanted, recipe)
         path, adapter = self.pin(path), None if adapter is None else self.pin(adapter)
         key = (_real(path), None if adapter is None else _real(adapter))
         if key not in self.checkpoints:
-            self.checkpoints[key] = _open(path, adapter)
-        if (key, scope) not in self.by_path:
-            leaf = Leaf(len(self.leaves), str(reference), self.checkpoints[key])
-            self.leaves.append(leaf)
-            self.by_path[key, scope] = leaf
-        return self.by_path[key, scope]
+            as_stored = self.copies
+            found, words = self.opened.get((*key, as_stored), lambda: _open(path, adapter, as_stored=as_stored))
+            self.lead = found if self.lead is None else self.lead
+            named = found if isinstance(found, Changes) else presented_as(found, self.lead)
+            self.checkpoints[key] = named, words
+        return key
 
     def nothing(self) -> Leaf:
         """The base of adapters: the change that is zero everywhere."""
@@ -280,10 +308,25 @@ def _absent(reference: str, wanted: Path, recipe: Recipe) -> SourceError:
     )
 
 
-def _open(path: Place, adapter: Place | None) -> Checkpoint:
-    if adapter is not None:
-        return open_adapted(open_checkpoint(path), adapter)
-    return open_changes(path) if is_lone_adapter(path) else open_checkpoint(path)
+def _only_copies(recipe: Recipe) -> bool:
+    """Whether a recipe does nothing to the tensors of one model, so that codes may stay codes."""
+    same = recipe.merge_method == "passthrough" and len(recipe.models) == 1 and recipe.base_model is None
+    changes = (recipe.dtype, recipe.out_dtype, recipe.tokenizer, recipe.tokenizer_source)
+    return same and not any(changes) and not recipe.parameters and not recipe.models[0].parameters
+
+
+def _open(path: Place, adapter: Place | None, *, as_stored: bool) -> tuple[Checkpoint, str | None]:
+    """A source, and how it is stored where it is quantised and read as the dense model that it stands for."""
+    if adapter is None and is_lone_adapter(path):
+        return open_changes(path), None
+    checkpoint = open_checkpoint(path)
+    scheme = None if as_stored and adapter is None else scheme_of(checkpoint)
+    words = None
+    if scheme is not None:
+        checkpoint = open_dequantised(checkpoint)
+        coded = any(isinstance(ref, DequantisedTensor) for ref in checkpoint.values())
+        words = scheme.words if coded else f"no codes, though config.json says {scheme.words}"
+    return checkpoint if adapter is None else open_adapted(checkpoint, adapter), words
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,14 +360,14 @@ class Tree:
         return (self.reference, *rest)
 
 
-def build_tree(recipe: Recipe, *, seed: int | None = None) -> Tree:
-    """Open every source of a recipe (headers only) and settle every parameter.
+def build_tree(recipe: Recipe, *, seed: int | None = None, opened: Opened | None = None) -> Tree:
+    """Open every source of a recipe (headers only; those in `opened` are open already) and settle every parameter.
 
     Raises:
         RecipeError: parameters that the methods refuse, all of them at once; words about adapters without adapters.
         SourceError: a source that cannot be opened, or adapters among models.
     """
-    builder = _Builder(seed)
+    builder = _Builder(seed, opened or Opened())
     root = builder.recipe(recipe, seed or 0, 0, ())
     leaves = {leaf.index: (leaf.label, leaf.checkpoint) for leaf in builder.leaves}
     absent = absent_from(leaves) if check_adapters(leaves) else {}

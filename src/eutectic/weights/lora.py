@@ -199,17 +199,6 @@ class HeldFactors:
             self._kept.move_to_end(id(pair))
             return self._kept[id(pair)]
 
-    def change(self, pair: Pair, first: int, last: int) -> np.ndarray:
-        """Rows first .. last of s L R in float32: a sum over the rank in its order, never a matrix product, whose
-        order of summation depends on how many rows are asked for."""
-        left, right, _ = self.of(pair)
-        total = np.zeros((last - first, right.shape[1]), dtype=np.float32)
-        share = np.empty_like(total)
-        for r in range(pair.rank):
-            np.multiply(left[first:last, r : r + 1], right[r], out=share)
-            total += share
-        return np.float32(pair.scale) * total
-
 
 def _float32(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32, copy=False)

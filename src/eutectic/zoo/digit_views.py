@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from eutectic.errors import MissingDependencyError
 from eutectic.evaluation.classification import View
+from eutectic.zoo.family import SPLITS
+from eutectic.zoo.image_family import Split
+from eutectic.zoo.image_views import views_of
 
 __all__ = ["CLASSES", "PIXELS", "SPLITS", "VIEWS", "Split", "load_splits"]
 
 SIDE, PIXELS, CLASSES = 8, 64, 10
-SPLITS = ("train", "validation", "test")
-_ODD = (np.indices((SIDE, SIDE)).sum(axis=0) % 2 == 1).reshape(PIXELS)
-
-
-def _flip(images: np.ndarray) -> np.ndarray:
-    return images.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(-1, PIXELS)
-
-
-def _shift(images: np.ndarray) -> np.ndarray:
-    return np.roll(images.reshape(-1, SIDE, SIDE), 2, axis=2).reshape(-1, PIXELS)
-
-
-# Each view maps images [n, 64] in 0..1 to images [n, 64] in 0..1 and can be undone: no digit is lost in it.
-VIEWS: dict[str, View] = {
-    "upright": lambda images: images,
-    "flip": _flip,  # left to right
-    "shift": _shift,  # two pixels to the right, around the edge
-    "invert": lambda images: 1 - images,
-    "checker": lambda images: np.where(_ODD, 1 - images, images),  # every other pixel inverted
-}
-
-
-class Split(NamedTuple):
-    """Upright images, float32 [n, 64] in 0..1, and their labels, int64 [n] in 0..9."""
-
-    images: np.ndarray
-    labels: np.ndarray
+VIEWS: dict[str, View] = dict(list(views_of(SIDE).items())[:5])  # upright, flip, shift, invert, checker
 
 
 def load_splits() -> dict[str, Split]:

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from eutectic.errors import MissingDependencyError, OutputError
-from eutectic.evaluation import report
-from eutectic.evaluation.report import Row, draw_scores, table
+from eutectic.evaluation import picture
+from eutectic.evaluation.picture import Row, draw_scores, table
 
 ROWS = [
     Row("base", "before", {"flip": 0.71, "a view with a long name": 0.62}, 0.665, 0.012),
@@ -63,7 +63,7 @@ def test_values_that_are_no_shares_are_written_as_they_are(tmp_path):
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], [Row("m", "a group with a long name", {"x": 0.5}, 0.5, 0.0)]])
 def test_no_text_is_cut_off_and_no_column_name_overlaps_the_next(rows):
     title = "A title that is a good deal longer than the picture is wide, and so decides how wide it must be " * 2
-    figure = report._draw(rows, title, "note", None, report._writer(True))
+    figure = picture._draw(rows, title, "note", None, picture._writer(True))
     figure.draw_without_rendering()
     page = figure.bbox
     texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
@@ -106,5 +106,5 @@ def test_missing_matplotlib_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_importing_the_module_loads_no_matplotlib():
-    code = "import sys, eutectic.evaluation.report; print('matplotlib' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys, eutectic.evaluation.picture; print('matplotlib' in sys.modules, 'numpy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]

@@ -1,0 +1,176 @@
+"""`Bench`: one family under study. Everything measured on its suite; choices on validation, reports on test.
+
+The multi-task score of a model is the mean over tasks of its score divided by that of the task's own expert (the
+inverse where lower is better), so that 1 is as good as all experts at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from eutectic.errors import EutecticError, SourceError
+from eutectic.evaluation.ensemble import Ensemble
+from eutectic.evaluation.evaluator import Evaluator
+from eutectic.evaluation.family import Family
+from eutectic.evaluation.model import Model
+from eutectic.evaluation.scores import Failure, Outcome, Scores
+from eutectic.evaluation.studies.candidates import Candidate
+from eutectic.evaluation.tasks.task import Task
+from eutectic.recipes.plan import Plan
+
+__all__ = ["Bench", "Measured", "Tuning"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a method's scale was chosen to be on validation: `scores` holds every scale that was tried."""
+
+    scale: float
+    scores: Mapping[float, float]
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best scale is the smallest or the largest that was tried, so that a better one may lie beyond."""
+        return len(self.scores) > 1 and self.scale in (min(self.scores), max(self.scores))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on the test split: its outcomes by task, and what it took."""
+
+    id: str
+    label: str
+    group: str
+    outcomes: Mapping[str, Outcome]
+    needs: str = "nothing"
+    recipe: Mapping[str, Any] | None = None
+    tuning: Tuning | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Bench:
+    """A family and the evaluator that measures it.
+
+    Args:
+        family: its experts are the models that are merged.
+        evaluator: over the family's suite.
+        fidelity: share of the validation samples that choices are made on.
+    """
+
+    def __init__(self, family: Family, evaluator: Evaluator, *, fidelity: float = 1.0) -> None:
+        self.family, self.evaluator, self.fidelity = family, evaluator, fidelity
+        self.experts = {name: str(path) for name, path in family.experts.items()}
+        self.base = str(family.base)
+        self.tasks = [task for task in evaluator.suite if task.role == "task"]
+        self.kept = [task for task in evaluator.suite if task.role == "base"]
+        strangers = [task.name for task in self.tasks if task.expert not in self.experts]
+        if strangers:
+            raise SourceError(
+                f"{family.path}: task {strangers[0]} names no expert of the family, whose score is the measure of all "
+                f"others; its experts are {', '.join(self.experts)}"
+            )
+
+    # ------------------------------------------------------------------ measuring
+
+    def outcomes(self, source: Any, split: str, label: str, tasks: Sequence[Task] | None = None) -> dict[str, Outcome]:
+        """The outcomes of all tasks (or some) for a path, a recipe or a model."""
+        names = None if tasks is None else [task.name for task in tasks]
+        fidelity = self.fidelity if split == "validation" else 1.0
+        return self.evaluator.measure(source, split=split, tasks=names, label=label, fidelity=fidelity)
+
+    def experts_on(self, split: str) -> dict[str, float]:
+        """Each task's score by its own expert."""
+        found: dict[str, float] = {}
+        for name, path in self.experts.items():
+            own = [task for task in self.tasks if task.expert == name]
+            for task, outcome in self.outcomes(path, split, f"expert {name}", own).items() if own else ():
+                if isinstance(outcome, Failure):
+                    raise SourceError(f"expert {name} cannot be measured, so nothing can be: {outcome.reason}")
+                if outcome.value <= 0:
+                    raise SourceError(f"expert {name} scores {outcome.value:g} on {task}: no measure for other models")
+                found[task] = outcome.value
+        return found
+
+    def multitask(self, outcomes: Mapping[str, Outcome], split: str) -> float:
+        """The multi-task score; NaN where a task could not be measured."""
+        reference = self.experts_on(split)
+        values = []
+        for task in self.tasks:
+            outcome = outcomes.get(task.name)
+            if not isinstance(outcome, Scores):
+                return float("nan")
+            values.append(normalised(outcome.value, reference[task.name], task.higher))
+        return float(np.mean(values))
+
+    # ------------------------------------------------------------------ choosing
+
+    def tune(self, candidate: Candidate, grid: Sequence[float], experts: Sequence[str] | None = None) -> Tuning:
+        """The scale with the best multi-task score on validation; a tie goes to the smaller scale."""
+        scores: dict[float, float] = {}
+        found: Mapping[str, Outcome] = {}
+        for scale in sorted(grid):
+            recipe = self.recipe(candidate, scale, experts)
+            found = self.outcomes(recipe, "validation", f"{candidate.id} at {scale:g}", self.tasks)
+            scores[scale] = self.multitask(found, "validation")
+        known = {scale: score for scale, score in scores.items() if np.isfinite(score)}
+        if not known:
+            failed = next(o for o in found.values() if isinstance(o, Failure))
+            raise SourceError(f"{candidate.label}: no scale could be measured: {failed.reason}")
+        return Tuning(max(known, key=lambda scale: (known[scale], -scale)), scores)
+
+    def recipe(self, candidate: Candidate, scale: float, experts: Sequence[str] | None = None) -> dict[str, Any]:
+        """A candidate's recipe over the family's experts (or some of them, by name)."""
+        chosen = list(self.experts) if experts is None else experts
+        return candidate.recipe(self.base, [self.experts[name] for name in chosen], scale, self.family.seed)
+
+    # ------------------------------------------------------------------ reporting
+
+    def report(self, id: str, label: str, group: str, source: Any, **facts: Any) -> Measured:
+        """A model on the test split."""
+        recipe = source if isinstance(source, Mapping) else None
+        started = time.perf_counter()
+        subject = self.evaluator.subject(source)
+        seconds: dict[str, float] = {}
+        nbytes: dict[str, int] = {}
+        if isinstance(subject, Model):
+            _ = subject.networks  # merged here
+            checkpoint = subject.checkpoint
+            nbytes["model"] = checkpoint.nbytes * (len(subject.members) if isinstance(subject, Ensemble) else 1)
+            if isinstance(checkpoint, Plan) and not isinstance(subject, Ensemble):
+                seconds["merge"] = time.perf_counter() - started
+                nbytes["peak"] = checkpoint.peak
+        started = time.perf_counter()
+        outcomes = self.outcomes(subject, "test", label)
+        measured = [o for o in outcomes.values() if isinstance(o, Scores)]
+        if measured:
+            seconds["latency"] = sum(o.seconds for o in measured) / sum(o.n for o in measured)
+        seconds |= facts.pop("seconds", {})
+        return Measured(id, label, group, outcomes, recipe=recipe, seconds=seconds, bytes=nbytes, **facts)
+
+    def method(self, candidate: Candidate, grid: Sequence[float]) -> Measured:
+        """A candidate, tuned on validation and measured on test; what goes wrong is a hole in its row."""
+        started = time.perf_counter()
+        try:
+            tuning = self.tune(candidate, grid)
+            spent = time.perf_counter() - started
+            return self.report(
+                candidate.id, candidate.label, "merged", self.recipe(candidate, tuning.scale), needs=candidate.needs,
+                tuning=tuning, seconds={"tune": spent},
+            )  # fmt: skip
+        except EutecticError as error:
+            holes = {task.name: Failure(str(error)) for task in self.evaluator.suite}
+            return Measured(candidate.id, candidate.label, "merged", holes, needs=candidate.needs)
+
+
+def normalised(value: Any, expert: Any, higher: bool) -> Any:
+    """A score (or an array of them) in shares of the expert's: 1 is as good."""
+    return value / expert if higher else expert / value
+
+
+Report = Callable[[str], None]

@@ -1,0 +1,29 @@
+"""MergeBench's protocol (He et al. 2025) on families of one's own: multi-task score, forgetting, run time, memory.
+
+Every method's scale is tuned on validation over the same grid; all are reported once, on test, beside the base, the
+experts, an output ensemble, a greedy soup and joint training at equal compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eutectic.evaluation.studies.baselines import baselines
+from eutectic.evaluation.studies.bench import Bench, Measured, Report
+from eutectic.evaluation.studies.candidates import Candidate
+
+__all__ = ["measure_family"]
+
+
+def measure_family(bench: Bench, methods: Sequence[Candidate], grid: Sequence[float], report: Report) -> list[Measured]:
+    """The baselines and every method on one family."""
+    found: list[Measured] = []
+    for measured in baselines(bench):
+        report(f"{bench.family.path.name}: {measured.label}")
+        found.append(measured)
+    for candidate in methods:
+        measured = bench.method(candidate, grid)
+        scale = "" if measured.tuning is None else f" at scale {measured.tuning.scale:g}"
+        report(f"{bench.family.path.name}: {measured.label}{scale}")
+        found.append(measured)
+    return found

@@ -1,0 +1,110 @@
+"""A regime map: which method wins where. Base strength x size of the changes x overlap x number of experts.
+
+- base strength: of each family, its base's multi-task score; give families of both regimes, in-basin and far.
+- size: experts are moved to base + s (expert - base), s in `SIZES`, by a recipe within the recipe.
+- overlap: of the subsets of one size, the one whose experts' changes have the highest mean cosine, and the lowest.
+- number: subsets of 2 experts, of about half, and all.
+In each cell every method's scale is tuned on validation over one grid; the cell's winner is the best on test.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eutectic.errors import EutecticError
+from eutectic.evaluation.deltas import measure_deltas
+from eutectic.evaluation.studies.bench import Bench, Report
+from eutectic.evaluation.studies.candidates import Candidate
+from eutectic.weights.checkpoint import open_checkpoint
+
+__all__ = ["SIZES", "Cell", "map_regimes"]
+
+SIZES = (0.5, 1.0, 2.0)
+MOST_SUBSETS = 500
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One regime, and each method's multi-task score on test there; NaN where it could not be measured."""
+
+    family: str
+    regime: str
+    base: float
+    size: float
+    experts: tuple[str, ...]
+    overlap: str
+    cosine: float
+    scores: dict[str, float]
+
+    @property
+    def winner(self) -> str | None:
+        """The method with the best score."""
+        known = {method: score for method, score in self.scores.items() if np.isfinite(score)}
+        return max(known, key=known.__getitem__) if known else None
+
+
+def map_regimes(
+    bench: Bench, methods: Sequence[Candidate], grid: Sequence[float], report: Report
+) -> tuple[list[Cell], list[str]]:
+    """The cells of one family, and sentences about what could not be measured."""
+    base = bench.multitask(bench.outcomes(bench.base, "test", "base", bench.tasks), "test")
+    cells: list[Cell] = []
+    failures: list[str] = []
+    for size, (overlap, subset, cosine) in itertools.product(SIZES, list(_subsets(bench))):
+        report(f"{bench.family.path.name}: {len(subset)} experts, {overlap} overlap, changes x {size:g}")
+        scores: dict[str, float] = {}
+        for candidate in methods:
+            try:
+                scores[candidate.id] = _score(bench, candidate, grid, subset, size)
+            except EutecticError as error:
+                failures.append(f"{candidate.id} of {'+'.join(subset)}: {error}")
+                scores[candidate.id] = float("nan")
+        name, regime = bench.family.path.name, bench.family.regime
+        cells.append(Cell(name, regime, base, size, subset, overlap, cosine, scores))
+    return cells, failures
+
+
+def _score(bench: Bench, candidate: Candidate, grid: Sequence[float], subset: Sequence[str], size: float) -> float:
+    """The test score of a method over moved experts, at the scale that is best on validation."""
+    experts = [moved(bench.base, bench.experts[name], size) for name in subset]
+    tried: dict[float, float] = {}
+    for scale in sorted(grid):
+        recipe = candidate.recipe(bench.base, experts, scale, bench.family.seed)
+        outcomes = bench.outcomes(recipe, "validation", candidate.id, bench.tasks)
+        tried[scale] = bench.multitask(outcomes, "validation")
+    best = max(tried, key=lambda scale: (np.nan_to_num(tried[scale], nan=-np.inf), -scale))
+    recipe = candidate.recipe(bench.base, experts, best, bench.family.seed)
+    return bench.multitask(bench.outcomes(recipe, "test", candidate.id, bench.tasks), "test")
+
+
+def moved(base: str, expert: str, size: float) -> Any:
+    """The expert with its change to the base times `size`: itself, or a recipe."""
+    if size == 1.0:
+        return expert
+    parameters = {"weight": size}
+    return {
+        "merge_method": "task_arithmetic",
+        "base_model": base,
+        "models": [{"model": expert, "parameters": parameters}],
+    }
+
+
+def _subsets(bench: Bench) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """(overlap, experts, mean cosine) of the subsets that are compared."""
+    names = list(bench.experts)
+    checkpoints = {name: open_checkpoint(path) for name, path in bench.experts.items()}
+    found = measure_deltas(open_checkpoint(bench.base), checkpoints).cosine
+    cosine = np.array([[0.0 if value is None else value for value in row] for row in found])
+    for count in sorted({2, max(2, round(len(names) / 2)), len(names)}):
+        subsets = list(itertools.islice(itertools.combinations(range(len(names)), count), MOST_SUBSETS))
+        means = [float(np.mean([cosine[i, j] for i, j in itertools.combinations(s, 2)])) for s in subsets]
+        places = {"low": int(np.argmin(means)), "high": int(np.argmax(means))}
+        if len(subsets) == 1:
+            places = {"all": 0}
+        for overlap, at in places.items():
+            yield overlap, tuple(names[index] for index in subsets[at]), means[at]

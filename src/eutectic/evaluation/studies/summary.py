@@ -1,0 +1,197 @@
+"""From what was measured on one or several families to the rows and pairs of a study's results, with intervals.
+
+The interval of a multi-task score resamples each task's samples, all models together, and where there are several
+families these as a whole first: families are the replicates, samples of one family are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+import numpy as np
+
+from eutectic.evaluation import results
+from eutectic.evaluation.scores import Failure, Scores
+from eutectic.evaluation.statistics import RESAMPLES, generator, interval_of, resampled, two_sided
+from eutectic.evaluation.studies.bench import Bench, Measured, normalised
+
+__all__ = ["Replicates", "Summary"]
+
+DIGITS = 6  # of what is written: more would differ between machines
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """A statistic of some rows by id: its value, and its bootstrap replicates [resamples]."""
+
+    values: Mapping[str, float]
+    replicates: Mapping[str, np.ndarray]
+
+    def interval(self, row: str) -> results.Interval | None:
+        """The value with its 95% interval; None where the row was not measured whole."""
+        if row not in self.values:
+            return None
+        found = interval_of(self.values[row], self.replicates[row])
+        return results.Interval(value=_round(found.value), low=_round(found.low), high=_round(found.high))
+
+
+class Summary:
+    """The rows of a study over `families`: for each a bench and what was measured there, in one order of ids."""
+
+    def __init__(self, families: Sequence[tuple[Bench, Sequence[Measured]]], seed: int = 0) -> None:
+        self.families, self.seed = families, seed
+        self.ids = list(dict.fromkeys(row.id for _, rows in families for row in rows))
+
+    def shares(self, reduce: str = "mean") -> Replicates:
+        """The multi-task score of each row: the mean (or ``min``) over tasks of its share of the expert's score."""
+        return self._means if reduce == "mean" else self._statistic("min")
+
+    @cached_property
+    def _means(self) -> Replicates:
+        return self._statistic("mean")
+
+    def _statistic(self, reduce: str) -> Replicates:
+        """Over the families: their mean, families resampled where there are several."""
+        points: dict[str, list[float]] = {}
+        found: dict[str, list[np.ndarray]] = {}
+        for at, (bench, rows) in enumerate(self.families):
+            groups, columns = _tables(bench, rows)
+            name = f"{reduce} {at}"
+            value = _share(bench, columns, {task: table.mean(axis=0) for task, table in groups.items()}, reduce)
+            draws = _share(bench, columns, resampled(groups, self.seed, name), reduce)
+            for column, row in enumerate(columns):
+                points.setdefault(row, []).append(float(value[column]))
+                found.setdefault(row, []).append(draws[:, column])
+        whole = {row: np.stack(parts) for row, parts in found.items() if len(parts) == len(self.families)}
+        count = len(self.families)
+        chosen = generator(self.seed, "families").integers(count, size=(RESAMPLES, count))
+        if count == 1:
+            replicates = {row: parts[0] for row, parts in whole.items()}
+        else:
+            replicates = {
+                row: parts[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1) for row, parts in whole.items()
+            }
+        return Replicates({row: fmean(points[row]) for row in whole}, replicates)
+
+    def pair(self, a: str, b: str) -> results.Pair | None:
+        """The paired test of two rows' multi-task scores; None where one was not measured whole."""
+        shares = self.shares()
+        if a not in shares.values or b not in shares.values:
+            return None
+        replicates = shares.replicates[a] - shares.replicates[b]
+        found = interval_of(shares.values[a] - shares.values[b], replicates)
+        return results.Pair(
+            a=a, b=b, difference=_round(found.value), low=_round(found.low), high=_round(found.high),
+            p=_round(two_sided(replicates)), n=self._count(),
+        )  # fmt: skip
+
+    def _count(self) -> int:
+        bench, rows = self.families[0]
+        return sum(len(table) for table in _tables(bench, rows)[0].values()) * len(self.families)
+
+    def rows(self) -> list[results.Row]:
+        """Every row of the table, in the order of measurement."""
+        shares = self.shares()
+        return [self._row(row, shares) for row in self.ids]
+
+    def _row(self, row: str, shares: Replicates) -> results.Row:
+        found = [(bench, measured) for bench, rows in self.families for measured in rows if measured.id == row]
+        first = found[0][1]
+        tuned = [m.tuning for _, m in found if m.tuning is not None]
+        costs = {key: _mean(key, [m.seconds for _, m in found]) for key in ("merge", "tune", "latency")}
+        sizes = {
+            key: max((m.bytes[key] for _, m in found if key in m.bytes), default=None) for key in ("model", "peak")
+        }
+        alone = len(self.families) == 1
+        return results.Row(
+            id=row,
+            label=first.label if alone else first.label.partition(" (")[0],
+            group=first.group,  # pyright: ignore[reportArgumentType]  one of the three
+            needs=first.needs,  # pyright: ignore[reportArgumentType]
+            recipe=dict(first.recipe) if first.recipe is not None else None,
+            tuned=None if not tuned else results.Tuned(
+                knob="scale", value=tuned[0].scale if alone else ", ".join(f"{t.scale:g}" for t in tuned),
+                at_edge=any(t.at_edge for t in tuned), evaluations=sum(len(t.scores) for t in tuned),
+            ),
+            scores={task.name: _cell(task.name, [m for _, m in found]) for task in found[0][0].evaluator.suite},
+            mean=shares.interval(row),
+            forgetting=self._forgetting(row),
+            seconds=results.Cost(**costs),
+            bytes=results.Size(**sizes),
+        )  # fmt: skip
+
+    def _forgetting(self, row: str) -> dict[str, results.Interval]:
+        """The change against the base on each task of role base, in its unit."""
+        found: dict[str, results.Interval] = {}
+        for task in self.families[0][0].kept:
+            parts = []
+            for at, (_, rows) in enumerate(self.families):
+                by_id = {m.id: m.outcomes.get(task.name) for m in rows}
+                mine, base = by_id.get(row), by_id.get("base")
+                if not (
+                    isinstance(mine, Scores) and isinstance(base, Scores) and len(mine.samples) == len(base.samples)
+                ):
+                    break
+                difference = mine.samples - base.samples
+                parts.append((difference.mean(), resampled({"": difference}, self.seed, f"{task.name} {at}")[""]))
+            else:
+                value, replicates = fmean(float(p[0]) for p in parts), np.mean([p[1] for p in parts], axis=0)
+                interval = interval_of(value, replicates)
+                found[task.name] = results.Interval(
+                    value=_round(interval.value), low=_round(interval.low), high=_round(interval.high)
+                )
+        return found
+
+
+def _tables(bench: Bench, rows: Sequence[Measured]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """For each task the samples of the rows that were measured on every task [n, k], and these rows' ids."""
+    whole = [
+        row for row in rows
+        if all(isinstance(o := row.outcomes.get(task.name), Scores) and len(o.samples) for task in bench.tasks)
+    ]  # fmt: skip
+    groups = {task.name: np.stack([_samples(row, task.name) for row in whole], axis=1) for task in bench.tasks}
+    return groups, [row.id for row in whole]
+
+
+def _samples(row: Measured, task: str) -> np.ndarray:
+    outcome = row.outcomes[task]
+    assert isinstance(outcome, Scores)
+    return outcome.samples
+
+
+def _share(bench: Bench, columns: Sequence[str], means: Mapping[str, np.ndarray], reduce: str) -> np.ndarray:
+    """From means by task [..., k] to multi-task scores [..., k]."""
+    parts = []
+    for task in bench.tasks:
+        expert = means[task.name][..., columns.index(f"expert:{task.expert}"), None]
+        with np.errstate(divide="ignore"):
+            parts.append(normalised(means[task.name], expert, task.higher))
+    return np.min(parts, axis=0) if reduce == "min" else np.mean(parts, axis=0)
+
+
+def _cell(task: str, rows: Sequence[Measured]) -> results.Score | results.Hole:
+    outcomes = [row.outcomes.get(task, Failure("not measured")) for row in rows]
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            return results.Hole(error=outcome.reason)
+    scores = [o for o in outcomes if isinstance(o, Scores)]
+    values = [score.value for score in scores]
+    if len(values) == 1:
+        stderr = scores[0].stderr
+        return results.Score(
+            value=_round(values[0]), stderr=_round(stderr) if np.isfinite(stderr) else None, n=scores[0].n
+        )
+    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5  # over families
+    return results.Score(value=_round(fmean(values)), stderr=_round(spread), n=sum(score.n for score in scores))
+
+
+def _mean(key: str, facts: Sequence[Mapping[str, float]]) -> float | None:
+    known = [found[key] for found in facts if key in found]
+    return fmean(known) if known else None
+
+
+def _round(value: float) -> float:
+    return round(float(value), DIGITS)

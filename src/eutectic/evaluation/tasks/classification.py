@@ -1,0 +1,86 @@
+"""Classification: the share of samples whose highest logit is the right class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from eutectic.errors import SourceError
+from eutectic.evaluation.model import Model
+from eutectic.evaluation.subject import Subject, weights_of
+from eutectic.evaluation.tasks.batches import ask, batches
+from eutectic.evaluation.tasks.task import DataTask
+from eutectic.recipes.values import PathText
+from eutectic.weights.checkpoint import open_checkpoint
+from eutectic.weights.digest import hash_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Classification"]
+
+
+class Classification(DataTask, frozen=True):
+    """Accuracy of a classifier.
+
+    A split is a safetensors file with `labels` [n] and either `inputs` [n, ...] (uint8 pixels count as 0..1) or
+    `input_ids` [n, L] with `attention_mask` [n, L].
+    """
+
+    kind: Literal["classification"]
+    head: PathText | None = Field(None, description="A linear head (weight, bias) on an encoder's pooled states.")
+
+    @property
+    def unit(self) -> str:
+        return "accuracy"
+
+    def count(self, split: str) -> int:
+        return len(self.column(split, "labels"))
+
+    def fingerprint(self, split: str) -> str:
+        """Of the data's and the head's bytes."""
+        own = super().fingerprint(split)
+        return own if self.head is None else hash_bytes((own + hash_bytes(self.path(self.head).read_bytes())).encode())
+
+    def _text_logits(self, network: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.head is None:
+            return network(input_ids=ids, attention_mask=mask).logits
+        from eutectic.evaluation.networks import pooled
+
+        head = open_checkpoint(self.path(self.head))
+        states = pooled(network, ids, mask)
+        return states @ head["weight"].to_torch().float().T + head["bias"].to_torch().float()
+
+    def measure(self, subject: Subject, split: str, rows: np.ndarray) -> np.ndarray:
+        model = weights_of(subject, self.name)
+        labels = self.column(split, "labels")
+        text = "input_ids" in self.table(split)
+        first = self.column(split, "input_ids" if text else "inputs")
+        if len(first) != len(labels):
+            raise SourceError(f"{self.file(split)}: {len(first)} inputs and {len(labels)} labels")
+        width = int(np.prod(first.shape[1:])) * (16 if text else 1)
+        hits = [self._hits(model, split, part, text) for part in batches(rows, width)]
+        return np.concatenate(hits)
+
+    def _hits(self, model: Model, split: str, rows: np.ndarray, text: bool) -> np.ndarray:
+        import torch
+
+        def column(name: str) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(self.column(split, name)[rows]))
+
+        if text:
+            ids, mask = column("input_ids").long(), column("attention_mask").long()
+            logits = ask(model, lambda network: self._text_logits(network, ids, mask))
+        else:
+            inputs = column("inputs")
+            values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+            logits = ask(model, lambda network: network(values))
+        labels = column("labels").long()
+        if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[-1]:
+            raise SourceError(
+                f"task {self.name}: labels reach from {int(labels.min())} to {int(labels.max())}, {model.label} has "
+                f"{logits.shape[-1]} classes"
+            )
+        return (logits.argmax(dim=-1) == labels).double().numpy()

@@ -1,0 +1,55 @@
+"""Bootstraps: intervals that cover, differences that are paired, numbers that depend on seed and name alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eutectic.evaluation.statistics import combine, mean_interval, paired_difference, resampled, two_sided
+
+
+def test_an_interval_has_the_width_of_the_standard_error() -> None:
+    samples = np.random.default_rng(0).standard_normal(400)
+    found = mean_interval(samples)
+    half = 1.96 * samples.std(ddof=1) / 20
+    assert found.value == pytest.approx(samples.mean())
+    assert found.high - found.value == pytest.approx(half, rel=0.15)
+    assert found.value - found.low == pytest.approx(half, rel=0.15)
+
+
+def test_intervals_cover() -> None:
+    """Of 200 intervals for the mean of 60 numbers about 95% hold the truth."""
+    random = np.random.default_rng(1)
+    held = [i.low <= 0 <= i.high for i in (mean_interval(random.standard_normal(60), seed=s) for s in range(200))]
+    assert 0.88 <= np.mean(held) <= 0.99
+
+
+def test_pairing_takes_the_common_part_out() -> None:
+    random = np.random.default_rng(2)
+    common = 10 * random.standard_normal(300)
+    a, b = common + 0.1 + 0.01 * random.standard_normal(300), common
+    found = paired_difference(a, b)
+    assert found.difference.value == pytest.approx(0.1, abs=0.01) and found.p < 0.01
+    assert found.difference.high - found.difference.low < 0.01  # unpaired it would be above 3
+    assert paired_difference(b, b).p == 1.0
+
+
+def test_columns_of_a_group_are_drawn_together() -> None:
+    rows = np.arange(50.0)[:, None] * np.array([1.0, 2.0])
+    found = resampled({"task": rows}, 0, "x")["task"]
+    assert found.shape == (2000, 2)
+    assert np.allclose(found[:, 1], 2 * found[:, 0])
+    assert np.array_equal(found, resampled({"task": rows}, 0, "x")["task"])
+    assert not np.array_equal(found, resampled({"task": rows}, 0, "y")["task"])
+    assert not np.array_equal(found, resampled({"task": rows}, 1, "x")["task"])
+
+
+def test_a_statistic_of_several_groups() -> None:
+    groups = {"a": np.full((20, 1), 3.0), "b": np.full((30, 1), 1.5)}
+    (found,) = combine(groups, lambda means: means["a"] / means["b"], 0, "ratio")
+    assert [found.value, found.low, found.high] == pytest.approx([2.0, 2.0, 2.0])
+
+
+def test_two_sided() -> None:
+    assert two_sided(np.ones(1999)) == pytest.approx(2 / 2000)
+    assert two_sided(np.array([-1.0, 1.0] * 100)) == 1.0
