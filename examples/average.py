@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from eutectic.zoo.perceptron import train_perceptron
+
 import eutectic
 from eutectic.recipes.average import average_recipe
 from eutectic.recipes.run_metrics import read_trainer_state
@@ -15,7 +17,6 @@ from eutectic.recipes.schedules import ema_weights, metric_weights, uniform_weig
 from eutectic.recipes.training_run import find_checkpoints
 from eutectic.weights.safetensors import write_safetensors
 from eutectic.zoo.digits import build_digits
-from eutectic.zoo.perceptron import train_perceptron
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
 family = build_digits(folder / "digits")

@@ -62,6 +62,35 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def make_adapter(tmp_path: Path) -> Callable[..., Path]:
+    """``make_adapter(name, {module: (B, A)}, whole={key: tensor}, **config)`` writes a LoRA adapter's folder.
+
+    A module whose name starts with ``embed`` gets the keys of an embedding.
+    """
+
+    def make(
+        name: str,
+        factors: Mapping[str, tuple[numpy.ndarray, numpy.ndarray]],
+        whole: Mapping[str, numpy.ndarray] | None = None,
+        **config: Any,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        tensors = {f"base_model.model.{key}": value for key, value in (whole or {}).items()}
+        for module, pair in factors.items():
+            for side, value in zip("BA", pair, strict=True):
+                end = f"lora_embedding_{side}" if module.startswith("embed") else f"lora_{side}.weight"
+                tensors[f"base_model.model.{module}.{end}"] = numpy.ascontiguousarray(value)
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        rank = max(pair[1].shape[0] for pair in factors.values())
+        settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "base_model_name_or_path": "org/base"}
+        (folder / "adapter_config.json").write_text(json.dumps({**settings, **config}))
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def family(make_model: Callable[..., Path]) -> dict[str, Path]:
     """``base``, ``a`` and ``b``: three models of one shape, with a 0-d, an empty and an integer tensor."""
     random = numpy.random.default_rng(7)

@@ -17,6 +17,11 @@ SAYS = {
     "inspect_and_diff.py": ("base: 6 tensors, 85,002 parameters, 340,008 bytes", "base against itself: identical"),
     "measure_without_writing.py": ("lambda 0.2  validation", "best lambda"),
     "merge.py": ("merged: README.md, config.json, model.safetensors, recipe.lock.json", "accuracy on flip: base"),
+    "merge_adapters.py": (
+        "merged: the changes of 3 modules, exactly, as factors of rank 16 or less",
+        "both-lora: README.md, adapter_config.json, adapter_model.safetensors, recipe.lock.json, recipe.yaml",
+        "small-lora: upright",
+    ),
     "nested.py": ("6 tensors; nested and in two steps: the same bytes",),
     "plan.py": ("6 tensors, 85,002 parameters", "ResourceError (exit code 6)"),
     "resume.py": (

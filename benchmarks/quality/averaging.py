@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from eutectic.zoo.perceptron import initial_perceptron, train_perceptron
 
 import eutectic
 from eutectic.recipes.average import average_recipe
@@ -29,7 +30,6 @@ from eutectic.recipes.schedules import cosine_weights, ema_weights, metric_weigh
 from eutectic.recipes.training_run import Saved
 from eutectic.weights.safetensors import write_safetensors
 from eutectic.zoo.digit_views import Split, load_splits
-from eutectic.zoo.perceptron import initial_perceptron, train_perceptron
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 SEEDS, STEPS, EVERY, RATE = 5, 500, 25, 0.05

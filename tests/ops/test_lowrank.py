@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from eutectic.ops.lowrank import factors, rank_for, truncated_svd
+from eutectic.ops.lowrank import factors, numerical_rank, product_svd, rank_for, truncated_svd
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (20, 90)])
@@ -35,3 +36,22 @@ def test_the_smallest_rank_within_an_error(most: float) -> None:
     errors = [float(((s[rank:].double() ** 2).sum() / square).sqrt()) for rank in range(1, 5)]
     assert rank_for(s, square, most) == next(rank for rank, error in enumerate(errors, 1) if error <= most)
     assert rank_for(s[:2], square, 0.1) is None
+
+
+def test_a_product_is_decomposed_from_its_factors() -> None:
+    """Equal to the decomposition of the product itself, for any shape of the factors."""
+    random = np.random.default_rng(3)
+    for rows, k, columns in ((50, 4, 30), (6, 9, 40), (40, 9, 6), (5, 20, 7), (1, 3, 1)):
+        left, right = random.normal(size=(rows, k)), random.normal(size=(k, columns))
+        u, s, v = product_svd(torch.from_numpy(left), torch.from_numpy(right))
+        wanted = np.linalg.svd(left @ right, compute_uv=False)[: len(s)]
+        np.testing.assert_allclose(s.numpy(), wanted, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose((u * s @ v.T).numpy(), left @ right, rtol=1e-10, atol=1e-10)
+
+
+def test_the_rank_of_factors_that_say_the_same_twice() -> None:
+    random = np.random.default_rng(4)
+    left, right = random.normal(size=(40, 3)), random.normal(size=(3, 30))
+    doubled = torch.from_numpy(np.hstack([left, -2 * left])), torch.from_numpy(np.vstack([right, right]))
+    assert numerical_rank(product_svd(*doubled)[1], 40) == 3
+    assert numerical_rank(torch.zeros(4, dtype=torch.float64), 40) == 0

@@ -45,6 +45,9 @@ def recipes(reference: Any) -> Any:
             "seed": st.integers(0, 2**64 - 1),
             "name": text,
             "tokenizer_source": st.one_of(st.sampled_from(["base", "union"]), text),
+            "adapter": st.fixed_dictionaries(
+                {}, optional={"space": st.just("product"), "rank": st.integers(1, 99), "max_error": st.just(0.1)}
+            ),
             "chat_template": st.one_of(st.sampled_from(["auto", "llama3"]), text.map("{{{}}}".format)),
         },
     )

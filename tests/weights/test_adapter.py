@@ -157,7 +157,7 @@ def test_what_is_no_adapter_of_this_base_is_refused(base: Path, adapt: Callable[
         plan({"merge_method": "passthrough", "models": [{"model": model}]})
 
     with pytest.raises(SourceError, match="is an adapter, not a model"):
-        planned(str(lora))
+        plan({"merge_method": "soup", "models": [{"model": str(base)}, {"model": str(lora)}]})
     with pytest.raises(SourceError, match="holds no adapter_config"):
         planned(f"{base}+{base}")
     with pytest.raises(SourceError, match="no such folder"):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import eutectic
-from eutectic.cli.output import emit_json, format_share, json_option, print_fields, print_table, progress
+from eutectic.cli.factored import modules_in_words, modules_json, print_errors
+from eutectic.cli.output import emit_json, format_share, json_option, print_fields, progress
 from eutectic.cli.sizes import plural
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["describe", "extract_lora"]
 
 DTYPES = ("float32", "bfloat16", "float16")
-MOST_SHOWN = 8
 
 
 @click.command("extract-lora")
@@ -74,19 +74,14 @@ def describe(found: Extraction, out: str) -> dict[str, Any]:
         "out": out,
         "error": found.error,
         "unchanged": found.unchanged,
-        "modules": [
-            {"module": m.module, "shape": list(m.shape), "rank": m.rank, "error": m.error, "change": m.change}
-            for m in found.modules
-        ],
+        "modules": modules_json(found.modules),
         "lost": [{"tensor": name, "change": norm} for name, norm in found.lost],
     }
 
 
 def _print(found: Extraction, out: str) -> None:
-    ranks = sorted({m.rank for m in found.modules})
-    shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     fields = [
-        ("adapter", f"{out}: {plural(len(found.modules), 'module')}, rank {shown}"),
+        ("adapter", f"{out}: {modules_in_words(found.modules)}"),
         ("error", f"{format_share(found.error)} of the model's change is not in it"),
     ]
     if found.unchanged:
@@ -95,6 +90,4 @@ def _print(found: Extraction, out: str) -> None:
         names = ", ".join(name for name, _ in sorted(found.lost, key=lambda item: -item[1])[:3])
         fields.append(("lost", f"changes of {plural(len(found.lost), 'tensor')} that are no linear weights: {names}"))
     print_fields(fields)
-    worst = sorted(found.modules, key=lambda m: -m.error)[:MOST_SHOWN]
-    rows = [[m.module, "x".join(map(str, m.shape)), str(m.rank), format_share(m.error)] for m in worst]
-    print_table(["module", "shape", "rank", "error"], rows, title="largest errors")
+    print_errors(found.modules)

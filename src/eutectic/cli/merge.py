@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eutectic.cli.factored import modules_in_words, modules_json, print_errors
 from eutectic.cli.habits import EPILOG, mergekit_flags
 from eutectic.cli.output import emit_event, emit_json, events_option, format_bytes, format_share, print_table
 from eutectic.cli.run_options import describe, run_options
+from eutectic.cli.sizes import plural
 
 if TYPE_CHECKING:
     from eutectic.recipes.profile import Profile
@@ -89,15 +91,22 @@ def merge(
         done: dict[str, Any] = {"out": str(folder), "seconds": round(seconds, 3), "already_finished": made is None}
         done |= {} if address is None else {"pushed": address}
         done |= {} if made is None else {"plan": made.to_json()}
+        done |= {"modules": modules_json(watcher.modules)} if watcher.modules else {}
         emit_event("merge", "finished", done if profile is None else {**done, "profile": profile.to_json()})
     elif not quiet:
         if made is None:
             click.echo(f"{out} is this merge already, finished.")
         else:
-            moved = made.bytes_read + made.nbytes
+            moved = made.bytes_read + made.bytes_written
             rate = f"{format_bytes(int(moved / max(seconds, 1e-9)))}/s"
-            tensors = f"{len(made)} tensor{'s' if len(made) != 1 else ''}"
-            click.echo(f"{out}: {tensors}, {format_bytes(made.nbytes)} in {seconds:.1f} s ({rate})")
+            tensors = plural(sum(len(shard.offsets) for shard in made.shards), "tensor")
+            written = made.bytes_written
+            if watcher.modules:
+                tensors = f"an adapter of {modules_in_words(watcher.modules)}"
+                written = sum(path.stat().st_size for path in Path(str(folder)).glob("*.safetensors"))
+            click.echo(f"{out}: {tensors}, {format_bytes(written)} in {seconds:.1f} s ({rate})")
+            if any(module.error for module in watcher.modules):
+                print_errors(watcher.modules)
         if address is not None:
             click.echo(f"pushed to {address}")
         if profile is not None:

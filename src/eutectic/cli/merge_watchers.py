@@ -17,6 +17,7 @@ from eutectic.recipes.merge import Watcher
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from eutectic.recipes.lora_output import Factored
     from eutectic.recipes.plan import Plan
 
 __all__ = ["Events", "Screen"]
@@ -30,6 +31,7 @@ class Screen(Watcher):
     def __init__(self, *, quiet: bool, verbose: int) -> None:
         self.quiet, self.verbose = quiet, verbose
         self.plan: Plan | None = None
+        self.modules: tuple[Factored, ...] = ()
         self.bar: Progress | None = None
         self.advance: Callable[[int], None] = lambda nbytes: None
 
@@ -55,7 +57,7 @@ class Screen(Watcher):
         )  # fmt: skip
         self.bar = bar = Progress(*columns, console=Console(stderr=True), transient=True)
         bar.start()
-        task = bar.add_task("merging", total=_total(plan))
+        task = bar.add_task("merging", total=plan.bytes_moved)
         self.advance = lambda nbytes: bar.advance(task, nbytes)
 
     def compiling(self) -> None:
@@ -66,6 +68,10 @@ class Screen(Watcher):
     def moved(self, nbytes: int) -> None:
         """Advance the bar."""
         self.advance(nbytes)
+
+    def factored(self, modules: tuple[Factored, ...]) -> None:
+        """Keep the errors until the adapter is written."""
+        self.modules = modules
 
     def close(self) -> None:
         """Take the bar away."""
@@ -78,6 +84,7 @@ class Events(Watcher):
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
+        self.modules: tuple[Factored, ...] = ()
         self.lock = threading.Lock()
         self.done = self.total = 0
         self.before = -1  # bytes that an earlier run had moved, which say nothing about this one's rate
@@ -85,7 +92,7 @@ class Events(Watcher):
 
     def planned(self, plan: Plan) -> None:
         """The event ``planned``."""
-        self.plan, self.total = plan, _total(plan)
+        self.plan, self.total = plan, plan.bytes_moved
         emit_event("merge", "planned", {"plan": plan.to_json()})
 
     def compiling(self) -> None:
@@ -107,9 +114,9 @@ class Events(Watcher):
             rate = (self.done - self.before) / max(now - self.begun, 1e-9)
             emit_event("merge", "progress", {"done": self.done, "total": self.total, "rate": round(rate)})
 
+    def factored(self, modules: tuple[Factored, ...]) -> None:
+        """Keep the errors for the event ``finished``."""
+        self.modules = modules
+
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _total(plan: Plan) -> int:
-    return sum(plan.input_bytes(step) + step.nbytes for step in plan.steps)

@@ -19,9 +19,9 @@ from eutectic.evaluation.tasks.task import Task
 from eutectic.recipes.merge import RecipeLike, plan
 from eutectic.recipes.opened import Opened
 from eutectic.recipes.options import Options
+from eutectic.recipes.references import RECIPE_SUFFIXES
 from eutectic.recipes.schema import Recipe
 from eutectic.recipes.semantics import one_thread
-from eutectic.recipes.tree import RECIPE_SUFFIXES
 from eutectic.weights.adapter import open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 

@@ -1,8 +1,11 @@
-"""The best approximation of a matrix by one of low rank, from random projections.
+"""The best approximation of a matrix by one of low rank: from random projections, or exactly from its own factors.
 
 D ~ U diag(s) V': Q spans the range of (D D')^q D Omega for a random Omega with rank + OVERSAMPLING columns; then the
 small matrix Q'D is decomposed exactly. Halko, Martinsson, Tropp 2011 (arXiv 0909.4061), algorithms 4.4 and 5.1. Where
 the matrix has hardly more columns than that, it is decomposed itself.
+
+D = L R is known by factors L [m, k] and R [k, n]: L = Q S and R' = P T, so D = Q (S T') P', and the small S T' has the
+singular values of D. All of it in float64; the matrix [m, n] is never formed.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     Decomposition = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-__all__ = ["factors", "rank_for", "truncated_svd"]
+__all__ = ["factors", "numerical_rank", "product_svd", "rank_for", "truncated_svd"]
 
 OVERSAMPLING = 16
 ITERATIONS = 2  # q: for the slowly falling spectra of weight changes
@@ -49,6 +52,34 @@ def truncated_svd(
     v, small = torch.linalg.qr(matrix.T @ q)  # (Q'D)' = V' R
     a, s, bh = torch.linalg.svd(small.T.double())
     return (q.double() @ a)[:, :rank].float(), s[:rank].float(), (v.double() @ bh.T)[:, :rank].float()
+
+
+def product_svd(left: torch.Tensor, right: torch.Tensor) -> Decomposition:
+    """U [m, j], s [j] falling, V [n, j] with U diag(s) V' = left [m, k] right [k, n] and j = min(m, k, n); float64.
+
+    >>> import torch
+    >>> u, s, v = product_svd(torch.tensor([[3.0], [4.0]]), torch.tensor([[0.0, 2.0, 0.0]]))
+    >>> torch.allclose(s, torch.tensor([10.0]).double()), u.shape, v.shape
+    (True, torch.Size([2, 1]), torch.Size([3, 1]))
+    """
+    import torch
+
+    q, small = torch.linalg.qr(left.double())
+    p, other = torch.linalg.qr(right.double().T)
+    a, s, bh = torch.linalg.svd(small @ other.T, full_matrices=False)
+    return q @ a, s, p @ bh.T
+
+
+def numerical_rank(s: torch.Tensor, most: int) -> int:
+    """How many falling float64 singular values of a matrix of `most` rows or columns lie above rounding.
+
+    >>> import torch
+    >>> numerical_rank(torch.tensor([2.0, 1.0, 1e-17]).double(), 100)
+    2
+    """
+    import torch
+
+    return int((s > s.max() * most * torch.finfo(torch.float64).eps).sum()) if len(s) else 0
 
 
 def factors(u: torch.Tensor, s: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

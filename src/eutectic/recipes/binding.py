@@ -67,7 +67,10 @@ class Binding:
         self._depths: dict[int, dict[str, int]] = {}
         self._known: dict[tuple[Any, ...], Merge] = {}
         changed = {} if unified is None else unified.tensors
-        self._tensors = [{**leaf.checkpoint, **changed.get(leaf.index, {})} for leaf in tree.leaves]
+        self._tensors = [
+            {**leaf.checkpoint, **tree.absent.get(leaf.index, {}), **changed.get(leaf.index, {})}
+            for leaf in tree.leaves
+        ]
         self.renumbered: list[Renumbered] = []
         self._by_token: frozenset[str] = frozenset()
         self.by_token: dict[str, str] = {}

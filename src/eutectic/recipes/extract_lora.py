@@ -15,34 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import OutputError, SourceError
 from eutectic.ops.lowrank import factors, rank_for, truncated_svd
+from eutectic.recipes.lora_output import Factored, lora_config, unreached
 from eutectic.recipes.provenance import public_name
 from eutectic.recipes.semantics import one_thread
-from eutectic.weights.adapter import ADAPTER_CONFIG
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import DType
 from eutectic.weights.layers import layer_of
+from eutectic.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from eutectic.weights.tensor_ref import TensorRef
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Extracted", "Extraction", "extract_lora"]
+__all__ = ["Extraction", "extract_lora"]
 
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their linear layers store [inputs, outputs]
 TABLES = ("relative_attention_bias",)  # lookups inside layers, no matrices that multiply
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """One module: `error` is the relative Frobenius error of its change, `change` that change's own norm."""
-
-    module: str
-    shape: tuple[int, ...]
-    rank: int
-    error: float
-    change: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class Extraction:
     `lost` are tensors that changed but are no linear weights of layers, with the norms of their changes.
     """
 
-    modules: tuple[Extracted, ...]
+    modules: tuple[Factored, ...]
     unchanged: int
     lost: tuple[tuple[str, float], ...]
 
@@ -107,7 +95,7 @@ def extract_lora(
     chosen = [name for name in base if _is_linear(name, base[name], exclude)]
     others = [name for name in base if name not in set(chosen) and base[name].dtype.floating]
 
-    def one(name: str) -> tuple[Extracted | None, dict[str, torch.Tensor]]:
+    def one(name: str) -> tuple[Factored | None, dict[str, torch.Tensor]]:
         delta = finetuned[name].to_torch().float() - base[name].to_torch().float()
         report(finetuned[name].nbytes + base[name].nbytes)
         square = float(delta.double().square().sum())
@@ -122,11 +110,11 @@ def extract_lora(
         b, a = factors(u[:, :count], s[:count], v[:, :count])
         kind = getattr(torch, (dtype or finetuned[name].native).torch)
         module = name.removesuffix(".weight")
-        found = Extracted(module, base[name].shape, count, error, math.sqrt(square))
+        found = Factored(module, base[name].shape, count, error, math.sqrt(square))
         made = {f"{PREFIX}{module}.lora_{side}.weight": m.to(kind).contiguous() for side, m in (("A", a), ("B", b))}
         return found, made
 
-    modules: list[Extracted] = []
+    modules: list[Factored] = []
     tensors: dict[str, torch.Tensor] = {}
     with one_thread(True), ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         for found, made in pool.map(one, chosen):
@@ -139,7 +127,7 @@ def extract_lora(
     whole = Counter(name.removesuffix(".weight").rpartition(".")[2] for name in base if name.endswith(".weight"))
     try:
         staging.mkdir(parents=True)
-        save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, staging / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         config = _config(modules, base, whole, rank, turned)
         (staging / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         staging.replace(out)
@@ -190,43 +178,29 @@ def _norm(finetuned: Checkpoint, base: Checkpoint, report: Callable[[int], None]
 
 
 def _check_found(
-    modules: Sequence[Extracted], finetuned: Checkpoint, base: Checkpoint, rank: int, max_error: float | None
+    modules: Sequence[Factored], finetuned: Checkpoint, base: Checkpoint, rank: int, max_error: float | None
 ) -> None:
     if not modules:
         raise SourceError(f"no linear weight of a layer differs between {finetuned.path} and {base.path}")
-    worse = [m for m in modules if max_error is not None and m.error > max_error]
-    if worse:
-        shown = [f"  - {m.module}: {m.error:.4f}" for m in sorted(worse, key=lambda m: -m.error)[:6]]
-        raise SourceError(
-            "\n".join([f"rank {rank} does not reach an error of {max_error:g} in {len(worse)} modules:", *shown,
-                       "raise --rank, or --max-error, or leave them out with --exclude"])
-        )  # fmt: skip
+    if max_error is not None and (lines := unreached(modules, max_error, rank)):
+        raise SourceError("\n".join([*lines, "raise --rank, or --max-error, or leave them out with --exclude"]))
 
 
 def _config(
-    modules: Sequence[Extracted], base: Checkpoint, whole: Counter[str], rank: int, turned: bool
+    modules: Sequence[Factored], base: Checkpoint, whole: Counter[str], rank: int, turned: bool
 ) -> dict[str, Any]:
-    """adapter_config.json: alpha equals the rank everywhere, so that the factors' product is the change itself."""
-    most = max(m.rank for m in modules)
-    other = {m.module: m.rank for m in modules if m.rank != most}
+    """adapter_config.json: the ends of the modules' names as targets, where they mean no other module."""
     ends = Counter(m.module.rpartition(".")[2] for m in modules)
     short = all(whole[end] == count for end, count in ends.items())
     architectures = base.config.get("architectures") or [""]
     causal = str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel"))
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if causal else None,
-        "base_model_name_or_path": None if base.path is None else _name(base),
-        "r": most, "lora_alpha": most, "lora_dropout": 0.0, "bias": "none", "use_rslora": False, "use_dora": False,
-        "fan_in_fan_out": turned, "inference_mode": True, "init_lora_weights": True, "modules_to_save": None,
-        "target_modules": sorted(ends) if short else [m.module for m in modules],
-        "rank_pattern": {f"^{_escaped(module)}": r for module, r in other.items()},
-        "alpha_pattern": {f"^{_escaped(module)}": r for module, r in other.items()},
-    }  # fmt: skip
-
-
-def _escaped(module: str) -> str:
-    return module.replace(".", r"\.")
+    return lora_config(
+        {m.module: m.rank for m in modules},
+        target_modules=sorted(ends) if short else [m.module for m in modules],
+        task_type="CAUSAL_LM" if causal else None,
+        base_model_name_or_path=None if base.path is None else _name(base),
+        fan_in_fan_out=turned,
+    )
 
 
 def _name(base: Checkpoint) -> str:

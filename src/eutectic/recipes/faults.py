@@ -176,6 +176,8 @@ def _extra(loc: tuple[Any, ...], known: Mapping[str, list[str]]) -> str:
         kind = {"slices": "slice", "sources": "slice source"}.get(str(above[-2]), "source")
     elif len(above) > 1 and above[-2] == "modules":
         kind = "module"
+    elif above[-1:] == ("adapter",):
+        kind = "adapter"
     elif "tokenizer" in above:
         kind = "other token" if OTHER_TOKEN in above else "token" if "tokens" in above else "tokenizer"
     if key in ("layer_range", "sources") and kind in ("recipe", "source", "module"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from eutectic.errors import RecipeError
 from eutectic.methods.method import Method, Parameter
+from eutectic.recipes.adapter_sources import are_adapters, lacks_base
 from eutectic.recipes.document import Location
 from eutectic.recipes.references import Reference
 from eutectic.recipes.schema import Module, Recipe, SliceSource, Source
@@ -117,8 +118,8 @@ def faults_of(group: Group, method: Method) -> list[tuple[Location, str]]:
     """What is wrong with a group's sources and parameters, each with its place."""
     problems: list[tuple[Location, str]] = []
     listing = (*group.location, group.key)
-    if method.base == "required" and group.base is None:
-        problems.append(((*_recipe_location(group), "merge_method"), f"{method.name} needs a base_model"))
+    if method.base == "required" and group.base is None and not are_adapters(group.recipe):
+        problems.append(((*_recipe_location(group), "merge_method"), lacks_base(group.recipe, method.name)))
     if method.base == "unused" and group.base is not None and all(s.model != group.base for s in group.sources):
         own_base = group.sliced and group.base is not group.recipe.base_model
         where = group.location if own_base else _recipe_location(group)

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from eutectic.errors import OutputError, RecipeError, SourceError, VerificationError
+from eutectic.recipes.adapter_plan import AdapterPlan
+from eutectic.recipes.adapters import AdapterRun
 from eutectic.recipes.executors import Executor, make_executor
 from eutectic.recipes.lock import Lock, is_lock, load_lock
+from eutectic.recipes.lora_output import Factored
 from eutectic.recipes.opened import Opened
 from eutectic.recipes.plan import Options, Plan, make_plan
 from eutectic.recipes.profile import Clock, Profile
@@ -53,6 +56,9 @@ class Watcher:
 
     def moved(self, nbytes: int) -> None:
         """A tile moved this many bytes (read and written)."""
+
+    def factored(self, modules: tuple[Factored, ...]) -> None:
+        """Adapters are merged: every module with its rank and its error. Nothing is written yet."""
 
 
 def plan(recipe: RecipeLike, options: Options | None = None, *, opened: Opened | None = None, **changes: Any) -> Plan:
@@ -137,23 +143,54 @@ def merge(
         return ready.out
     watcher.planned(made)
     expected = lock.output.tensors if lock is not None else None
-    shards = made.shards
-    with closing(make_executor(made, watcher.moved, profile)) as executor, closing(
-        Sink(ready.out, made.steps, shards, ready.mark, resume=resume, force=force, fsync=made.options.fsync)
-    ) as sink:  # fmt: skip
-        clock.enter("kernels")
-        _load_kernels(made, watcher)
-        clock.enter("tiles")
-        _run(made, executor, sink, watcher)
-        clock.enter("finish")
-        if expected is not None:
-            _compare(sink.digests, expected, sink.staging)
-        _check_unchanged(made)
-        files = side_files(made, shards, text)
-        files[LOCK] = _json(lock_document(made, sink.digests, files, text))
-        folder = sink.finish(files)
+    with closing(_work_of(made, watcher, profile)) as work:
+        if isinstance(work, AdapterRun):
+            _check_staged(staging_of(ready.out), ready.mark, resume=resume, force=force)
+            if work.needs_kernels:
+                clock.enter("kernels")
+                _load_kernels(made, watcher)
+            clock.enter("tiles")
+            work.prepare()
+            watcher.factored(work.report)
+        with closing(
+            Sink(ready.out, work.tensors, work.shards, ready.mark, resume=resume, force=force, fsync=made.options.fsync)
+        ) as sink:
+            work.run(sink)
+            clock.enter("finish")
+            if expected is not None:
+                _compare(sink.digests, expected, sink.staging)
+            _check_unchanged(made)
+            files = work.files(text)
+            files[LOCK] = _json(lock_document(made, work.shards, sink.digests, files, text))
+            folder = sink.finish(files)
     clock.enter("")
     return folder
+
+
+def _work_of(made: Plan, watcher: Watcher, profile: Profile | None) -> AdapterRun | _ModelRun:
+    return AdapterRun(made, watcher.moved) if isinstance(made, AdapterPlan) else _ModelRun(made, watcher, profile)
+
+
+class _ModelRun:
+    """One execution of the plan of a model, by the executor that its options ask for."""
+
+    def __init__(self, made: Plan, watcher: Watcher, profile: Profile | None) -> None:
+        self.made, self.watcher = made, watcher
+        self.clock = profile.run if profile is not None else Clock()
+        self.tensors, self.shards = made.steps, made.shards
+        self.executor = make_executor(made, watcher.moved, profile)
+        self.close = self.executor.close
+
+    def run(self, sink: Sink) -> None:
+        """Merge and write every tensor that the sink does not hold yet."""
+        self.clock.enter("kernels")
+        _load_kernels(self.made, self.watcher)
+        self.clock.enter("tiles")
+        _run(self.made, self.executor, sink, self.watcher)
+
+    def files(self, text: str) -> dict[str, bytes]:
+        """The files beside the weights."""
+        return side_files(self.made, self.shards, text)
 
 
 def check_merge(
@@ -173,7 +210,7 @@ def check_merge(
     made = plan(recipe, options, **changes)
     ready = _prepare(made, out, resume=resume, force=force)
     if not ready.finished:
-        make_executor(made, Watcher().moved, None).close()
+        _work_of(made, Watcher(), None).close()
         _check_staged(staging_of(ready.out), ready.mark, resume=resume, force=force)
     return made
 

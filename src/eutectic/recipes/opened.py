@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+from eutectic.weights.adapter_delta import Changes
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.held import Held
 
@@ -27,5 +28,7 @@ class Opened:
         """The source known by a key, opened if it is not yet: its checkpoint, and how it is stored."""
         if key not in self._known:
             checkpoint, words = open()
-            self._known[key] = (self._held.hold(checkpoint) if self._held else checkpoint), words
+            self._known[key] = checkpoint, words
+            if self._held and not isinstance(checkpoint, Changes):  # of which the factors are held, and small
+                self._known[key] = self._held.hold(checkpoint), words
         return self._known[key]

@@ -183,6 +183,16 @@ class Plan(Checkpoint):
         refs = [step.refs[n.index] for m in step.merges for n in m.inputs if isinstance(n, Leaf)]
         return sum(ref.lies_in.nbytes for ref in refs if ref is not None)
 
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all tensors that are written."""
+        return self.nbytes
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that a whole run tells its watcher of."""
+        return sum(self.input_bytes(step) + step.nbytes for step in self.steps)
+
     @cached_property
     def shards(self) -> list[Shard]:
         """The weight files of the result: names, tensors, sizes."""
@@ -196,7 +206,7 @@ class Plan(Checkpoint):
     def seconds(self, rates: Rates | None = None) -> tuple[float, str]:
         """Expected wall time, and where the rate comes from."""
         rate, origin = (rates or Rates.load()).of(self.kind, self.shape.threads)
-        return (self.bytes_read + self.nbytes) / rate, origin
+        return (self.bytes_read + self.bytes_written) / rate, origin
 
     @property
     def kind(self) -> str:
@@ -269,7 +279,7 @@ class Plan(Checkpoint):
             "parameters": self.numel,
             "accounts": list(self.account.lines),
             "bytes_read": self.bytes_read,
-            "bytes_written": self.nbytes,
+            "bytes_written": self.bytes_written,
             "disk": self.disk,
             "shards": [{"name": shard.name, "bytes": shard.nbytes} for shard in self.shards],
             "threads": self.shape.threads,
@@ -312,6 +322,10 @@ def make_plan(recipe: Recipe, options: Options | None = None, opened: Opened | N
     """
     options = options or Options()
     tree = build_tree(recipe, seed=options.seed, opened=opened)
+    if tree.of_adapters:
+        from eutectic.recipes.adapter_plan import make_adapter_plan
+
+        return make_adapter_plan(recipe, tree, options)
     unified = unify(tree, recipe)
     account = match_tensors(tree, allow_mismatch=options.allow_mismatch, unified=unified)
     return Plan(recipe, tree, account, options)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
@@ -30,8 +31,8 @@ from eutectic.weights.quantized.dequantise import dense_config, native_of
 from eutectic.weights.sink import Shard
 
 __all__ = [
-    "CARD", "LOCK", "RECIPE", "Parent", "cached_identity", "fingerprint", "front_matter", "lock_document", "parents_of",
-    "public_name", "side_files",
+    "CARD", "LOCK", "RECIPE", "Parent", "adapter_files", "cached_identity", "fingerprint", "front_matter",
+    "lock_document", "parents_of", "public_base", "public_name", "side_files",
 ]  # fmt: skip
 
 RECIPE = "recipe.yaml"
@@ -78,6 +79,16 @@ def public_name(path: Place) -> tuple[str, str | None]:
         return path.identity
     path = path.absolute()
     return cached_identity(path) or ((path.name if path.is_dir() else path.stem), None)
+
+
+def public_base(name: str) -> str:
+    """What to call in public the base that an adapter names: a hub id as it is, of a folder its own name.
+
+    >>> public_base("org/base"), public_base("/home/me/models/base")
+    ('org/base', 'base')
+    """
+    here = name.startswith((".", "~", "/")) or os.path.exists(name)  # noqa: PTH110  (never raises)
+    return public_name(Path(name))[0] if here else name
 
 
 def licence_warning(parents: list[Parent]) -> str | None:
@@ -134,7 +145,11 @@ def fingerprint(plan: Plan) -> str:
 
 
 def lock_document(
-    plan: Plan, digests: Mapping[str, str], files: Mapping[str, bytes], recipe_text: str
+    plan: Plan,
+    shards: Sequence[Shard],
+    digests: Mapping[str, str],
+    files: Mapping[str, bytes],
+    recipe_text: str,
 ) -> dict[str, Any]:
     """The lock file: what went in, with what, and the digest of everything that came out."""
     options = plan.options
@@ -156,8 +171,8 @@ def lock_document(
         "versions": _versions(plan),
         "output": {
             "digest": digest.NAME,
-            "headers": {shard.name: digest.hash_bytes(shard.header[8:]) for shard in plan.shards},
-            "tensors": {step.name: digests[step.name] for step in plan.steps},
+            "headers": {shard.name: digest.hash_bytes(shard.header[8:]) for shard in shards},
+            "tensors": {name: digests[name] for shard in shards for name in shard.offsets},
             "files": {name: digest.hash_bytes(content) for name, content in sorted(files.items())},
         },
     }
@@ -181,7 +196,19 @@ def side_files(plan: Plan, shards: list[Shard], recipe_text: str) -> dict[str, b
     files = _copied(plan)
     files |= _indices(plan, shards)
     files[RECIPE] = recipe_text.encode()
-    files[CARD] = _card(plan, recipe_text).encode()
+    names = list(dict.fromkeys(parent.name for parent in parents_of(plan)))
+    library = "diffusers" if "_class_name" in plan.tree.reference.checkpoint.config else "transformers"
+    front = {"base_model": names, "base_model_relation": "merge", "library_name": library}
+    files[CARD] = _card(plan, recipe_text, front, "Merged model").encode()
+    return files
+
+
+def adapter_files(plan: Plan, recipe_text: str, base: str | None, words: list[str]) -> dict[str, bytes]:
+    """Every file of a merge of adapters but the weights, their configuration and the lock."""
+    files = _copied(plan)
+    files[RECIPE] = recipe_text.encode()
+    front = {} if base is None else {"base_model": base, "base_model_relation": "adapter"}
+    files[CARD] = _card(plan, recipe_text, {**front, "library_name": "peft"}, "Merged adapter", words).encode()
     return files
 
 
@@ -278,19 +305,14 @@ def _indices(plan: Plan, shards: list[Shard]) -> dict[str, bytes]:
     return files
 
 
-def _card(plan: Plan, recipe_text: str) -> str:
+def _card(plan: Plan, recipe_text: str, front: dict[str, Any], title: str, words: Sequence[str] = ()) -> str:
     parents = parents_of(plan)
     known = {parent.licence for parent in parents}
-    front: dict[str, Any] = {
-        "base_model": list(dict.fromkeys(parent.name for parent in parents)),
-        "base_model_relation": "merge",
-        "library_name": "diffusers" if "_class_name" in plan.tree.reference.checkpoint.config else "transformers",
-        "tags": ["merge", "eutectic"],
-    }
+    front = {**front, "tags": ["merge", "eutectic"]}
     if len(known) == 1 and None not in known:
         front["license"] = known.pop()
     root = plan.tree.root
-    title = plan.recipe.name or "Merged model"
+    title = plan.recipe.name or title
     source = f" ({root.method.reference})" if root.method.reference else ""
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", "", f"# {title}", "",
@@ -303,7 +325,7 @@ def _card(plan: Plan, recipe_text: str) -> str:
     for parent in parents:
         nbytes = parent.leaf.checkpoint.nbytes
         lines.append(f"| {parent.name} | {parent.revision or ''} | {parent.licence or 'unknown'} | {nbytes:,} |")
-    lines += ["", "## Tensors", "", *(f"- {line}" for line in plan.account.lines), ""]
+    lines += ["", "## Tensors", "", *(f"- {line}" for line in (*plan.account.lines, *words)), ""]
     lines += ["## Recipe", "", "```yaml", recipe_text.strip(), "```", ""]
     lines += [
         f"`eutectic merge {LOCK} OUT` rebuilds the same bytes from the same sources; "

@@ -10,11 +10,12 @@ from typing import Any
 
 from eutectic.errors import OutputError
 from eutectic.recipes.lock import read_lock
-from eutectic.recipes.provenance import CARD, LOCK, RECIPE, cached_identity
+from eutectic.recipes.provenance import CARD, LOCK, RECIPE, cached_identity, public_base
 from eutectic.recipes.yaml_text import dump_yaml
 from eutectic.weights.checkpoint import read_json
 from eutectic.weights.digest import hash_bytes
 from eutectic.weights.hub import import_hub
+from eutectic.weights.lora import ADAPTER_CONFIG
 
 __all__ = ["check_push", "public_files", "push"]
 
@@ -85,7 +86,7 @@ def _why(error: Exception) -> str:
 
 
 def public_files(folder: Path) -> dict[str, bytes]:
-    """Recipe, card and lock file of a merged folder, with hub ids and names in the place of paths.
+    """Recipe, card, lock file (and adapter_config.json) of a merged folder, with hub ids and names in place of paths.
 
     A model of the hub is named with its commit, wherever it was read; another one by its folder's name. The lock
     file's digests are those of these texts, so that `eutectic verify` accepts a download.
@@ -98,7 +99,7 @@ def public_files(folder: Path) -> dict[str, bytes]:
         source["path"] = public_name(source["path"])
     text = dump_yaml(document["recipe"])
     card = (folder / CARD).read_text(encoding="utf-8").replace(lock.text.strip(), text.strip())
-    files = {RECIPE: text.encode(), CARD: card.encode()}
+    files = {RECIPE: text.encode(), CARD: card.encode(), **_public_config(folder)}
     document["text"] = text
     document["output"]["files"] |= {name: hash_bytes(content) for name, content in files.items()}
     return {**files, LOCK: (json.dumps(document, indent=1) + "\n").encode()}
@@ -114,6 +115,18 @@ def public_name(place: str) -> str:
         return place
     name, revision = cached_identity(Path(place)) or (Path(place).name, None)
     return f"{name}@{revision}" if revision else name
+
+
+def _public_config(folder: Path) -> dict[str, bytes]:
+    """The configuration of an adapter, if it names a folder as its base."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return {}
+    config = read_json(folder / ADAPTER_CONFIG)
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or public_base(base) == base:
+        return {}
+    config["base_model_name_or_path"] = public_base(base)
+    return {ADAPTER_CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
 
 
 def _references(node: Any) -> Iterator[tuple[dict[str, Any], str]]:

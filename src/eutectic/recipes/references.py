@@ -20,7 +20,9 @@ from eutectic.weights.locate import is_remote_text, locate
 if TYPE_CHECKING:
     from eutectic.recipes.schema import Recipe
 
-__all__ = ["FileReference", "MergekitReference", "Reference", "Strict", "resolve", "resolve_model"]
+__all__ = ["RECIPE_SUFFIXES", "FileReference", "MergekitReference", "Reference", "Strict", "resolve", "resolve_model"]
+
+RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 class Strict(BaseModel, frozen=True, extra="forbid"):

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 
 from eutectic.errors import RecipeError
+from eutectic.recipes.adapter_form import AdapterForm
 from eutectic.recipes.chat_templates import check_template
 from eutectic.recipes.document import Document, Location, load_document
 from eutectic.recipes.faults import Problem, concerns, mended, problems_of, sources_of, too_deep
@@ -66,7 +67,10 @@ class _Frozen(Strict, ABC, frozen=True):
         return hash(self._text())
 
 
-_MODEL = "A model folder or file, a URL, org/name@revision of the hub, model+adapter, a recipe file, or a recipe."
+_MODEL = (
+    "A model folder or file, a URL, org/name@revision of the hub, model+adapter, a recipe file, or a recipe. Or an "
+    "adapter folder, where all sources are."
+)
 _DTYPE = "Type of the result where out_dtype is absent. Default: that of the base or first source."
 _OPTIONS = "Options of the method, and defaults for the sources below."
 
@@ -162,6 +166,10 @@ class Recipe(_Frozen, frozen=True):
         None, description="auto (what most sources have), a name such as chatml, or a template in Jinja."
     )
 
+    adapter: AdapterForm | None = Field(
+        None, description="Where all sources are adapters: how the adapter that they become is written."
+    )
+
     _folder: Path | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any, /) -> None:
@@ -204,6 +212,7 @@ class Recipe(_Frozen, frozen=True):
             "tokenizer_source": None if source is None else taken_from(source).data(shown)["source"],
             "tokenizer": None if self.tokenizer is None else self.tokenizer.data(shown),
             "chat_template": self.chat_template,
+            "adapter": None if self.adapter is None else self.adapter.data(),
         }
         return {key: value for key, value in data.items() if value is not None}
 
@@ -231,6 +240,7 @@ _KNOWN = {
     "tokenizer": list(Tokenizer.model_fields),
     "token": list(TokenSource.model_fields),
     "other token": list(OtherToken.model_fields),
+    "adapter": list(AdapterForm.model_fields),
 }
 
 

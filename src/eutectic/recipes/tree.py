@@ -16,25 +16,28 @@ from typing import Any
 from eutectic.errors import MethodError, RecipeError, SourceError
 from eutectic.methods import get_method
 from eutectic.methods.method import Method
+from eutectic.recipes.adapter_sources import absent_from, check_adapters, check_words
 from eutectic.recipes.document import Location
 from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
 from eutectic.recipes.opened import Opened
-from eutectic.recipes.references import Reference, resolve_model
+from eutectic.recipes.references import RECIPE_SUFFIXES, Reference, resolve_model
 from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
-from eutectic.weights.adapter import is_adapter, open_adapted
+from eutectic.weights.adapter import open_adapted
+from eutectic.weights.adapter_delta import Changes, open_changes
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
-from eutectic.weights.files import Place, RemotePath, is_folder
+from eutectic.weights.files import Place, RemotePath
 from eutectic.weights.keymap import presented_as
+from eutectic.weights.lora import is_lone_adapter
 from eutectic.weights.quantized.dequantise import open_dequantised
 from eutectic.weights.quantized.scheme import scheme_of
 from eutectic.weights.quantized.tensor import DequantisedTensor
+from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Leaf", "Merge", "Node", "Part", "Stack", "Tree", "build_tree", "check_parameters", "expand"]
 
 MOST_NESTING = 16
-RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +170,7 @@ class _Builder:
         self.by_path: dict[tuple[tuple[Place, Place | None], tuple[int, ...]], Leaf] = {}
         self.pinned: dict[str, RemotePath] = {}
         self.merges = 0
+        self.zero: Leaf | None = None
         self.copies = False
         self.words: dict[str, Any] = {}
 
@@ -215,10 +219,14 @@ class _Builder:
         base_node = node(base, 0) if base is not None else None
         sources = tuple(node(source, row) for row, source in enumerate(inputs, base is not None))
         reference = base_node or sources[0]
-        if base_node is None and group.base is not None:
+        if method.base == "required" and base_node is None:
+            base_node = self.nothing()
+        if base is None and group.base is not None:
             at = next((at for at, source in enumerate(inputs) if source.model == group.base), None)
             reference = sources[at] if at is not None else self.node(group.base, recipe, seed, depth, scope)
         stored = recipe.out_dtype or recipe.dtype
+        if isinstance(_reference_of(sources[0]).checkpoint, Changes):
+            stored = None  # the type of the factors; what adapters change is merged in float32
         self.merges += 1
         return Merge(
             self.merges - 1, method, {} if settings.varies else settings.at("", 0.0), base_node, sources, seed,
@@ -252,8 +260,16 @@ class _Builder:
             as_stored = self.copies
             found, words = self.opened.get((*key, as_stored), lambda: _open(path, adapter, as_stored=as_stored))
             self.lead = found if self.lead is None else self.lead
-            self.checkpoints[key] = presented_as(found, self.lead), words
+            named = found if isinstance(found, Changes) else presented_as(found, self.lead)
+            self.checkpoints[key] = named, words
         return key
+
+    def nothing(self) -> Leaf:
+        """The base of adapters: the change that is zero everywhere."""
+        if self.zero is None:
+            self.zero = Leaf(len(self.leaves), "no change", Checkpoint({}))
+            self.leaves.append(self.zero)
+        return self.zero
 
     def pin(self, place: Place) -> Place:
         """The place at one revision, asked for once however many sources name it."""
@@ -266,6 +282,12 @@ class _Builder:
 
 def _real(place: Place) -> Place:
     return place.resolve() if isinstance(place, Path) else place
+
+
+def _reference_of(node: Node) -> Leaf:
+    while not isinstance(node, Leaf):
+        node = node.reference
+    return node
 
 
 def _words_about_tokens(recipe: Recipe) -> dict[str, Any]:
@@ -295,11 +317,8 @@ def _only_copies(recipe: Recipe) -> bool:
 
 def _open(path: Place, adapter: Place | None, *, as_stored: bool) -> tuple[Checkpoint, str | None]:
     """A source, and how it is stored where it is quantised and read as the dense model that it stands for."""
-    if is_folder(path) and is_adapter(path) and not (path / "config.json").is_file():
-        raise SourceError(
-            f"{path} is an adapter, not a model: its factors mean nothing apart, and averaging them is not averaging "
-            f"what they add. Write the model in front of it: ./model+{path}"
-        )
+    if adapter is None and is_lone_adapter(path):
+        return open_changes(path), None
     checkpoint = open_checkpoint(path)
     scheme = None if as_stored and adapter is None else scheme_of(checkpoint)
     words = None
@@ -319,20 +338,25 @@ class Tree:
     merges: tuple[Merge, ...] = field(default=())
     pinned: Mapping[str, RemotePath] = field(default_factory=dict)
     """The places on other machines, by the name that the recipe has for them."""
+    absent: Mapping[int, Mapping[str, TensorRef]] = field(default_factory=dict)
+    """Where the sources are adapters: the zero changes that stand for what a leaf lacks, by its index."""
+
+    @property
+    def of_adapters(self) -> bool:
+        """Whether adapters are merged, without their base."""
+        return isinstance(self.reference.checkpoint, Changes)
 
     @property
     def reference(self) -> Leaf:
         """The checkpoint whose names, config and side files the result takes: the base, or the first source."""
-        node: Node = self.root
-        while not isinstance(node, Leaf):
-            node = node.reference
-        return node
+        return _reference_of(self.root)
 
     @cached_property
     def sources(self) -> tuple[Leaf, ...]:
         """A leaf for every checkpoint, however many of its layers are read: the reference first."""
-        found = {id(leaf.checkpoint): leaf for leaf in (*reversed(self.leaves), self.reference)}
-        rest = [leaf for leaf in self.leaves if found[id(leaf.checkpoint)] is leaf and leaf is not self.reference]
+        leaves = [leaf for leaf in self.leaves if leaf.checkpoint]  # without the zero change
+        found = {id(leaf.checkpoint): leaf for leaf in (*reversed(leaves), self.reference)}
+        rest = [leaf for leaf in leaves if found[id(leaf.checkpoint)] is leaf and leaf is not self.reference]
         return (self.reference, *rest)
 
 
@@ -340,12 +364,15 @@ def build_tree(recipe: Recipe, *, seed: int | None = None, opened: Opened | None
     """Open every source of a recipe (headers only; those in `opened` are open already) and settle every parameter.
 
     Raises:
-        RecipeError: parameters that the methods refuse, all of them at once.
-        SourceError: a source that cannot be opened.
+        RecipeError: parameters that the methods refuse, all of them at once; words about adapters without adapters.
+        SourceError: a source that cannot be opened, or adapters among models.
     """
     builder = _Builder(seed, opened or Opened())
     root = builder.recipe(recipe, seed or 0, 0, ())
-    return Tree(root, tuple(builder.leaves), tuple(root.walk()), builder.pinned)
+    leaves = {leaf.index: (leaf.label, leaf.checkpoint) for leaf in builder.leaves}
+    absent = absent_from(leaves) if check_adapters(leaves) else {}
+    check_words(recipe, of_adapters=bool(absent))
+    return Tree(root, tuple(builder.leaves), tuple(root.walk()), builder.pinned, absent)
 
 
 def expand(recipe: Recipe, pinned: Mapping[str, RemotePath] | None = None) -> dict[str, Any]:
