@@ -83,7 +83,7 @@ def write_three_h(
         made = {split: Questions.of([(q, wanted(a)) for q, a in sets[split][kind]]) for split in SPLITS}
         validation[name] = made["validation"]
         splits = {split: _stored(questions) for split, questions in made.items()}
-        writer.add_task(name, "generation", splits, expert=name, verifier="exact", stop=10, most=ANSWER)
+        writer.add_task(name, "generation", splits, expert=name, verifier="exact", most_tokens=ANSWER)
     writer.add_task("prose", "bits_per_byte", {split: {"input_ids": ids} for split, ids in read.items()}, role="base")
 
     def finish(place: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -191,6 +191,6 @@ def _in_equal_shares(parts: list[list[tuple[str, str]]]) -> list[tuple[str, str]
 
 
 def _stored(questions: Questions) -> dict[str, np.ndarray]:
-    """Answers without their line feed, which the suite names as the stop."""
+    """Answers without their line feed, at which the answer of a model ends."""
     answers = np.where(questions.answers == 10, 0, questions.answers).astype(np.uint8)
     return {"prompts": questions.prompts, "lengths": np.full(len(answers), PROMPT, np.int64), "answers": answers}

@@ -29,7 +29,7 @@ def tokens(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_retrieval(encoder: Path, tmp_path: Path) -> None:
     (queries, query_mask), (documents, document_mask) = tokens(9, 0), tokens(20, 1)
     relevant = np.arange(9)
-    data = {"queries": queries, "query_mask": query_mask, "documents": documents, "document_mask": document_mask}
+    data = {"queries": queries, "queries_mask": query_mask, "documents": documents, "documents_mask": document_mask}
     write_safetensors(tmp_path / "d.safetensors", {**data, "relevant": relevant})
     task = {"name": "t", "kind": "retrieval", "data": {"test": str(tmp_path / "d.safetensors")}}
     found = evaluate(encoder, {"tasks": [task]})["t"]

@@ -1,7 +1,8 @@
 """`Bench`: one family under study. Everything measured on its suite; choices on validation, reports on test.
 
 The multi-task score of a model is the mean over tasks of its score divided by that of the task's own expert (the
-inverse where lower is better), so that 1 is as good as all experts at once.
+inverse where lower is better), so that 1 is as good as all experts at once. Where a task names no expert, it is the one
+that is best on validation.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,14 +69,15 @@ class Bench:
         self.family, self.evaluator, self.fidelity = family, evaluator, fidelity
         self.experts = {name: str(path) for name, path in family.experts.items()}
         self.base = str(family.base)
+        self._references: dict[str, dict[str, float]] = {}
         self.tasks = [task for task in evaluator.suite if task.role == "task"]
         self.kept = [task for task in evaluator.suite if task.role == "base"]
-        strangers = [task.name for task in self.tasks if task.expert not in self.experts]
-        if strangers:
-            raise SourceError(
-                f"{family.path}: task {strangers[0]} names no expert of the family, whose score is the measure of all "
-                f"others; its experts are {', '.join(self.experts)}"
-            )
+        for task in self.tasks:
+            if task.expert is not None and task.expert not in self.experts:
+                raise SourceError(
+                    f"{family.path}: task {task.name} names the expert {task.expert}, which is none of the family's: "
+                    f"{', '.join(self.experts)}"
+                )
 
     # ------------------------------------------------------------------ measuring
 
@@ -84,18 +87,32 @@ class Bench:
         fidelity = self.fidelity if split == "validation" else 1.0
         return self.evaluator.measure(source, split=split, tasks=names, label=label, fidelity=fidelity)
 
-    def experts_on(self, split: str) -> dict[str, float]:
-        """Each task's score by its own expert."""
-        found: dict[str, float] = {}
-        for name, path in self.experts.items():
-            own = [task for task in self.tasks if task.expert == name]
-            for task, outcome in self.outcomes(path, split, f"expert {name}", own).items() if own else ():
-                if isinstance(outcome, Failure):
-                    raise SourceError(f"expert {name} cannot be measured, so nothing can be: {outcome.reason}")
-                if outcome.value <= 0:
-                    raise SourceError(f"expert {name} scores {outcome.value:g} on {task}: no measure for other models")
-                found[task] = outcome.value
+    @cached_property
+    def owners(self) -> dict[str, str]:
+        """The expert whose score is the measure of all others, for each task: its own, or the best on validation."""
+        found = {task.name: task.expert for task in self.tasks if task.expert is not None}
+        for task in self.tasks:
+            if task.name not in found:
+                scores = {name: self._of_expert(name, task, "validation") for name in self.experts}
+                found[task.name] = max(scores, key=lambda name: scores[name] if task.higher else -scores[name])
         return found
+
+    def experts_on(self, split: str) -> dict[str, float]:
+        """Each task's score by the expert that it is measured by."""
+        if split not in self._references:
+            found = {task.name: self._of_expert(self.owners[task.name], task, split) for task in self.tasks}
+            for task, value in found.items():
+                if value <= 0:
+                    owner = f"{self.family.path}: expert {self.owners[task]}"
+                    raise SourceError(f"{owner} scores {value:g} on {task}: no measure for other models")
+            self._references[split] = found
+        return self._references[split]
+
+    def _of_expert(self, name: str, task: Task, split: str) -> float:
+        outcome = self.outcomes(self.experts[name], split, f"expert {name}", [task])[task.name]
+        if isinstance(outcome, Failure):
+            raise SourceError(f"expert {name} cannot be measured, so nothing can be: {outcome.reason}")
+        return outcome.value
 
     def multitask(self, outcomes: Mapping[str, Outcome], split: str) -> float:
         """The multi-task score; NaN where a task could not be measured."""

@@ -82,8 +82,12 @@ CANDIDATES = (
     Candidate("r_tsvm", "R-TSVM", "sum", {}, default=None),
     Candidate("iso_c", "Iso-C", "sum", {}, default=None),
     Candidate("iso_cts", "Iso-CTS", "sum", {}, default=None),
-    Candidate("subspace_boosting", "subspace boosting", "sum", {}, default=None),
+    Candidate("task_arithmetic_sb", "subspace boosting of task arithmetic", "sum", {}),
+    Candidate("task_arithmetic_svc", "singular value calibration", "sum", {}),
     Candidate("wudi", "WUDI", "mean", {}),
+    Candidate("knots_ties", "KnOTS-TIES, density 0.2", "mean", {"density": 0.2}),
+    Candidate("emr", "EMR, unified", "mean", {}),
+    Candidate("localize_and_stitch", "Localize-and-Stitch, dataless", "mean", {}),
 )
 
 

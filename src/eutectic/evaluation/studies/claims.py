@@ -16,7 +16,7 @@ from eutectic.evaluation.studies.summary import Summary
 
 __all__ = ["claims_of", "verdict", "wild_claims"]
 
-SUBSPACE = ("tsv_m", "r_tsvm", "iso_c", "iso_cts", "subspace_boosting")
+SUBSPACE = ("tsv_m", "r_tsvm", "iso_c", "iso_cts", "task_arithmetic_sb")
 
 
 def verdict(interval: Interval, threshold: float = 0.0) -> bool | None:

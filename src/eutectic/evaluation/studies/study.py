@@ -57,8 +57,8 @@ STUDIES = {
     "3h": "conflicting objectives: mergers against data mixtures at equal compute, by mean and by the worst objective",
     "regimes": "which method wins where: strength of the base, size and overlap of the changes, number of experts",
 }
-WILD = ("task_arithmetic", "ties", "model_stock", "tsv_m", "iso_c", "subspace_boosting")
-MAPPED = ("linear", "task_arithmetic", "ties", "dare_ties", "model_stock", "tsv_m", "iso_c", "subspace_boosting")
+WILD = ("task_arithmetic", "ties", "model_stock", "tsv_m", "iso_c", "task_arithmetic_sb")
+MAPPED = ("linear", "task_arithmetic", "ties", "dare_ties", "model_stock", "tsv_m", "iso_c", "task_arithmetic_sb")
 
 
 def run_study(

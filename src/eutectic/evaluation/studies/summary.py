@@ -166,7 +166,7 @@ def _share(bench: Bench, columns: Sequence[str], means: Mapping[str, np.ndarray]
     """From means by task [..., k] to multi-task scores [..., k]."""
     parts = []
     for task in bench.tasks:
-        expert = means[task.name][..., columns.index(f"expert:{task.expert}"), None]
+        expert = means[task.name][..., columns.index(f"expert:{bench.owners[task.name]}"), None]
         with np.errstate(divide="ignore"):
             parts.append(normalised(means[task.name], expert, task.higher))
     return np.min(parts, axis=0) if reduce == "min" else np.mean(parts, axis=0)

@@ -26,7 +26,8 @@ class _Question(NamedTuple):
 class Generation(DataTask, frozen=True):
     """Questions with answers that a verifier checks.
 
-    A split is a JSON-lines file of ``{"prompt": text, "answer": text}``. The answer is generated greedily, up to a line
+    A split is a JSON-lines file of ``{"prompt": text, "answer": text}``, or a safetensors file with bytes: `prompts`
+    [n, P], their `lengths` [n], and `answers` [n, A], padded with 0. The answer is generated greedily, up to a line
     break or `most_tokens`.
     """
 
@@ -43,6 +44,12 @@ class Generation(DataTask, frozen=True):
 
     def _questions(self, split: str) -> list[_Question]:
         path = self.file(split)
+        if path.suffix == ".safetensors":
+            prompts, lengths, answers = (self.column(split, name) for name in ("prompts", "lengths", "answers"))
+            return [
+                _Question(_text(prompt[:length]), _text(answer)) for prompt, length, answer in
+                zip(prompts, lengths, answers, strict=True)
+            ]  # fmt: skip
         facts = path.stat()
         return _read(path, facts.st_size, facts.st_mtime_ns)
 
@@ -54,6 +61,10 @@ class Generation(DataTask, frozen=True):
             raise SourceError(f"{subject.label}: gave {len(answers)} answers to {len(asked)} prompts")
         check = VERIFIERS[self.verifier]
         return np.array([check(a, question.answer) for a, question in zip(answers, asked, strict=True)], dtype=float)
+
+
+def _text(raw: np.ndarray) -> str:
+    return bytes(raw.astype(np.uint8)).rstrip(b"\0").decode("utf-8", "replace")
 
 
 @lru_cache(maxsize=32)

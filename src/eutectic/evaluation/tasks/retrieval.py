@@ -21,7 +21,7 @@ __all__ = ["Retrieval"]
 class Retrieval(DataTask, frozen=True):
     """Mean reciprocal rank of an encoder.
 
-    A split is a safetensors file with `queries`, `query_mask` [n, L], `documents`, `document_mask` [m, K] and
+    A split is a safetensors file with `queries`, `queries_mask` [n, L], `documents`, `documents_mask` [m, K] and
     `relevant` [n], the number of each query's document. Equal cosines count against the model.
     """
 
@@ -39,11 +39,11 @@ class Retrieval(DataTask, frozen=True):
         if len(model.networks) > 1:
             raise RecipeError(f"task {self.name}: the embeddings of an ensemble's members have no common space")
         relevant = self.column(split, "relevant")[rows]
-        documents = self._embedded(model, split, "documents", "document_mask", None)
+        documents = self._embedded(model, split, "documents", "documents_mask", None)
         if len(relevant) and not 0 <= relevant.min() <= relevant.max() < len(documents):
             raise SourceError(f"{self.file(split)}: 'relevant' names documents that are not there (0 to "
                               f"{len(documents) - 1})")  # fmt: skip
-        queries = self._embedded(model, split, "queries", "query_mask", rows)
+        queries = self._embedded(model, split, "queries", "queries_mask", rows)
         cosines = queries @ documents.T
         right = cosines[np.arange(len(rows)), relevant]
         return 1 / (cosines >= right[:, None]).sum(axis=1)
