@@ -33,6 +33,7 @@ def measure(command: Command, folder: Path) -> Run:
     log = WORK / "last.log"
     argv = [sys.executable, "-I", "-S", str(SPEED / "measure.py"), str(log), str(folder), *command.argv]
     environment = os.environ | command.environment
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     result = subprocess.run(argv, env=environment, capture_output=True, text=True)
     if result.returncode:
         return Run(0.0, 0.0, 0.0, 0.0, public(result.stderr.strip().splitlines()[-1]))

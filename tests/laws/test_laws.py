@@ -51,6 +51,19 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "magmax": [{}, {"lambda_": 0.5}],
     "ram": [{}, {"epsilon": 1.0}],
     "ramplus_tl": [{}, {"r": 0.5, "alpha": 2.0}],
+    "pcb": [{}, {"variant": "main", "density": 0.5}, {"variant": "vision", "weight": [0.5, -0.25], "density": 0.75}],
+    "consensus": [{}, {"mask_lambda": [0.25, 1.0, 0.5], "agreement": 1, "weight": [0.5, 1.0, -0.25]}],
+    "emr": [{}, {"weight": [0.5, -0.25], "lambda_": 0.5}],
+    "localize_and_stitch": [{"density": 0.5}, {"density": [0.25, 0.75], "weight": [1, -0.5]}],
+    "tsv_m": [{}, {"weight": [0.5, -0.25], "lambda_": 0.5}],
+    "r_tsvm": [{}, {"outlier": "clip", "weight": [0.5, -0.25], "epsilon": 0.25, "eta": 1.0}],
+    "iso_c": [{}, {"weight": [0.5, -0.25], "lambda_": 0.5}],
+    "iso_cts": [{}, {"weight": [0.5, -0.25], "common": 0.25}],
+    "task_arithmetic_sb": [{}, {"weight": [0.5, -0.25], "threshold": 0.5}],
+    "ties_sb": [{}, {"weight": [0.5, -0.25], "density": 0.5, "threshold": 0.5, "normalize": False}],
+    "wudi": [{}, {"weight": [0.5, -0.25], "lambda_": 0.5}],
+    "knots_ties": [{}, {"weight": [0.5, -0.25], "density": 0.5, "normalize": False}],
+    "task_arithmetic_svc": [{}, {"weight": [0.5, -0.25], "lambda_": 1.0, "alpha": 0.5}],
 }
 
 

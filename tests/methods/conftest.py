@@ -33,3 +33,14 @@ def sources() -> Callable[..., list[torch.Tensor]]:
         return [torch.randn(shape, generator=generator).to(dtype) for _ in range(count)]
 
     return make
+
+
+@pytest.fixture
+def family(sources: Callable[..., list[torch.Tensor]]) -> Callable[..., tuple[torch.Tensor, list[torch.Tensor], list]]:
+    """``family(count, shape)``: a base, so many fine-tunes in float32, and their deltas in float64."""
+
+    def make(count: int, shape: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Tensor], list[np.ndarray]]:
+        base, *tensors = sources(count + 1, torch.float32, shape)
+        return base, tensors, [tensor.double().numpy() - base.double().numpy() for tensor in tensors]
+
+    return make

@@ -154,6 +154,8 @@ def test_declarations_that_are_refused() -> None:
         merge_method()(untyped)
     with pytest.raises(MethodError, match="is not a parameter type"):
         merge_method()(odd)
+    with pytest.raises(MethodError, match="sparsifies leaves entries of deltas out, so it needs"):
+        merge_method(name="odd", sparsifies=True)(lambda tensors: tensors[0])
     with pytest.raises(MethodError, match="unknown fact 'symetric'; did you mean 'symmetric'"):
         merge_method(symetric=True)(lambda tensors: tensors[0])
 
@@ -162,5 +164,6 @@ def test_facts_are_consistent() -> None:
     for method in eutectic.list_methods().values():
         assert isinstance(method, Method)
         assert (method.space == "delta") <= (method.base == "required")
+        assert method.sparsifies <= (method.base == "required")
         assert method.stochastic <= (not method.symmetric)
         assert method.sources[1] is None or method.sources[0] <= method.sources[1]

@@ -17,6 +17,11 @@ def test_the_type_is_written_under_the_key_that_is_there() -> None:
     assert edited({}, "bfloat16", []) == {"dtype": "bfloat16"}
     both = {"dtype": "float32", "torch_dtype": "float32"}
     assert edited(both, "float16", []) == dict.fromkeys(both, "float16")
+    towers = {"text_config": {"torch_dtype": "float32"}, "vision_config": {}, "dtype": "float32"}
+    expected = {"text_config": {"torch_dtype": "float16"}, "vision_config": {}, "dtype": "float16"}
+    assert edited(towers, "float16", []) == expected and towers["dtype"] == "float32"
+    unet = {"_class_name": "UNet2DConditionModel"}
+    assert edited(unet, "float16", []) == unet
 
 
 @pytest.mark.parametrize(

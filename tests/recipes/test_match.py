@@ -93,8 +93,11 @@ def test_a_head_that_the_reference_ties_is_left_out(make_model: Callable[..., Pa
     made = linear(a, b)
     assert list(made) == ["model.embed_tokens.weight"]
     assert any("lm_head.weight" in line and "left out" in line for line in made.account.lines)
+    assert list(linear(b, a)) == ["model.embed_tokens.weight"]  # b stores its embedding twice
+    own = make_model("own", {**EMBED, "lm_head.weight": 2 * HEAD["lm_head.weight"]}, tied)
     with pytest.raises(SourceError, match="1 tensor is not in every source"):
-        linear(b, a)
+        linear(own, a)
+    assert len(linear(own, own.parent / "own" / ".." / "own", b)) == 2  # a head of its own, whatever config.json says
     c = make_model("m3", {**EMBED, **HEAD}, untied)
     with pytest.raises(SourceError, match=r"has its own lm_head\.weight, while"):
         linear(a, c)
@@ -125,3 +128,18 @@ def test_order_is_the_references(make_model: Callable[..., Path]) -> None:
     first, second = linear(a, b, allow_mismatch=True), linear(b, a, allow_mismatch=True)
     assert sorted(list(first)[:3]) == ["a", "m", "z"] and list(first)[3] == "b"
     assert sorted(second) == ["a", "b", "m", "z"]
+
+
+def test_an_unknown_architecture_is_merged_with_one_warning(make_model: Callable[..., Path]) -> None:
+    tensors = {f"blorp.{layer}.zork.{part}": numpy.ones((2, 3), "f4") for layer in range(3) for part in "uvw"}
+    a, b = (make_model(name, {**tensors, "fizz": ONE}, {"model_type": "blorp"}) for name in ("m1", "m2"))
+    made = linear(a, b)
+    assert set(actions(made).values()) == {"merge"} and len(made) == 10
+    warnings = [line for line in made.account.lines if line.startswith("warning")]
+    assert len(warnings) == 1 and "unknown architecture blorp" in warnings[0]
+    slices = [{"sources": [{"model": str(model), "layer_range": [0, 2]}]} for model in (a, b)]
+    with pytest.raises(SourceError, match="states nowhere that blorp"):
+        plan({"merge_method": "passthrough", "slices": slices})
+    known = {"model.embed_tokens.weight": ONE, "model.layers.0.mlp.up_proj.weight": ONE}
+    quiet = linear(*(make_model(name, known, {"model_type": "blorp"}) for name in ("m3", "m4")))
+    assert len(quiet.account.lines) == 1

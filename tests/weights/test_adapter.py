@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,35 @@ def test_a_convolution_is_adapted(make_model: Callable[..., Path]) -> None:
         1, 0, 2, 3
     )
     np.testing.assert_allclose(found, weight + 0.5 * composed.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_dense_model_is_neither_held_nor_written(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """16 layers of 2 MB: what is allocated lies far below the base at any time, and only the result is written."""
+    random = np.random.default_rng(3)
+    names = [f"model.layers.{at}.mlp.up_proj" for at in range(16)]
+    base = make_model("dense", {f"{n}.weight": random.standard_normal((1024, 512), dtype=np.float32) for n in names})
+    key = "base_model.model.{}.lora_{}.weight"
+    factors = {key.format(n, "A"): random.standard_normal((4, 512), dtype=np.float32) for n in names}
+    factors |= {key.format(n, "B"): random.standard_normal((1024, 4), dtype=np.float32) for n in names}
+    lora = make_model("thin", factors)
+    (lora / "model.safetensors").rename(lora / "adapter_model.safetensors")
+    (lora / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4}))
+    dense = (base / "model.safetensors").stat().st_size
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(base),
+        "models": [{"model": f"{base}+{lora}", "parameters": {"weight": 0.5}}],
+    }
+    merge(recipe, tmp_path / "first", fsync=False)  # loads the kernels, which take memory, too
+    before = set(tmp_path.iterdir())
+    planned = plan(recipe, threads=1, max_memory=16 << 20)
+    assert planned.bytes_read == 2 * (
+        dense - 8 - int.from_bytes((base / "model.safetensors").read_bytes()[:8], "little")
+    )
+    tracemalloc.start()
+    merge(recipe, tmp_path / "out", fsync=False, threads=1, max_memory=16 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < dense / 4
+    assert peak < planned.shape.buffers + (2 << 20)  # side files, headers and the like
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "out"}

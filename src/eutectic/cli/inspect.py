@@ -14,8 +14,8 @@ from eutectic.cli.output import emit_json, json_option, progress
 from eutectic.cli.patterns import Pattern, collapse, find_stacks, natural_key
 from eutectic.evaluation.folder import Folder, declared_base, kind_of, look
 from eutectic.evaluation.hazards import Hazard, hazards
-from eutectic.recipes.layers import layer_of
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.layout import layout_of, ties_heads
 from eutectic.weights.quantized.scheme import READERS, scheme_of
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
@@ -41,7 +41,7 @@ def inspect(
     path: str, list_tensors: bool, values: bool, candidates: tuple[str, ...], base: str | None, as_json: bool
 ) -> None:
     """Show what PATH is and holds: a model folder, one weight file, or a recipe (unmerged); an adapter, a family of
-    experts, or a diffusion pipeline; a URL or a name of the hub stands for a model, too.
+    experts; a URL or a name of the hub stands for a model, too.
 
     Parameters, bytes, types, files, layers, parts, what may go wrong in a merge, and all tensors with names that
     differ only in numbers collapsed into one line. Only headers are read, so any size of model takes a moment.
@@ -85,7 +85,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
         "model_type": config.get("model_type"),
         "declared": [{"name": name, "file": file} for name, file in declared_base(checkpoint)],
         "quantisation": _quantisation(checkpoint),
-        "tied_embeddings": _tied(config),
+        "tied_embeddings": ties_heads(config),
         "output_head": next((name for name in checkpoint if name.endswith("lm_head.weight")), None),
         "tensor_count": len(checkpoint),
         "parameters": checkpoint.numel,
@@ -117,7 +117,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
 
 
 def describe_members(path: str, folder: Folder) -> dict[str, Any]:
-    """A family or a pipeline as plain data: what it is, and each model in it with its size, or why it has none."""
+    """A family as plain data: what it is, and each model in it with its size, or why it has none."""
     from eutectic.errors import EutecticError
 
     members = []
@@ -165,7 +165,7 @@ def _kinship(checkpoint: Checkpoint, candidates: tuple[str, ...], base: str | No
 
 
 def _architectures(config: dict[str, Any]) -> list[str]:
-    names = config.get("architectures")
+    names = config.get("architectures", [config["_class_name"]] if "_class_name" in config else None)
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
@@ -176,14 +176,6 @@ def _quantisation(checkpoint: Checkpoint) -> dict[str, Any] | None:
         return None
     understood = scheme.method in READERS
     return {"method": scheme.method, "bits": scheme.bits, "words": scheme.words, "understood": understood}
-
-
-def _tied(config: dict[str, Any]) -> bool | None:
-    """What config.json says about tied embeddings, at the top or for the text part; None if it does not say."""
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict) and isinstance(part.get("tie_word_embeddings"), bool):
-            return part["tie_word_embeddings"]
-    return None
 
 
 def _dtypes(checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -198,25 +190,17 @@ def _dtypes(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     ]
 
 
+def _parts(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    layout = layout_of(checkpoint)
+    counts = Counter(part.role for part in layout.values())
+    return [{"role": role, "tensors": counts[role], "parameters": n} for role, n in layout.elements.items()]
+
+
 def _files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     tensors = Counter(t.file.path for t in checkpoint.values() if isinstance(t, StoredTensor))
-    return [{"name": file.path.name, "bytes": file.size, "tensors": tensors[file.path]} for file in checkpoint.headers]
-
-
-def _parts(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Each stack of layers and each module outside of them, with its share, in file order."""
-    names: dict[str, list[str]] = {}
-    for name in checkpoint:
-        layer = layer_of(name)
-        names.setdefault(layer.stack.rstrip(".") if layer else name.rpartition(".")[0] or name, []).append(name)
     return [
-        {
-            "name": part,
-            "tensors": len(listed),
-            "parameters": sum(checkpoint[name].numel for name in listed),
-            "bytes": sum(checkpoint[name].nbytes for name in listed),
-        }
-        for part, listed in names.items()
+        {"name": checkpoint.name_of(file), "bytes": file.size, "tensors": tensors[file.path]}
+        for file in checkpoint.headers
     ]
 
 

@@ -15,12 +15,12 @@ __all__ = ["print_inspection", "print_members"]
 LARGEST = 3  # patterns named as having the largest tensors
 MOST_STACKS = 4
 MOST_FILES = 12
-MOST_PATTERNS = 60  # rows of the pattern table; --json has all
 MOST_PARTS = 6
+MOST_PATTERNS = 60  # rows of the pattern table; --json has all
 MOST_VALUES = 12  # tensors with the largest values
 _KINDS = {
     "model": "model", "merged": "merged model, with its recipe", "weights": "weights without a config.json",
-    "planned": "recipe, not merged", "adapter": "adapter",
+    "planned": "recipe, not merged", "adapter": "adapter", "pipeline": "diffusion pipeline",
 }  # fmt: skip
 
 
@@ -57,8 +57,6 @@ def _print_summary(facts: dict[str, Any]) -> None:
     kind = f" ({facts['model_type']})" if facts["model_type"] else ""
     dtypes = [f"{d['dtype']} {plural(d['tensors'], 'tensor')}, {format_bytes(d['bytes'])}" for d in facts["dtypes"]]
     stacks = [f"{s['count']} in {s['prefix'] or 'the top level'}" for s in facts["layers"]]
-    largest = sorted(facts["parts"], key=lambda part: -part["bytes"])
-    shares = [f"{part['name']} {format_share(part['bytes'] / max(facts['bytes'], 1))}" for part in largest]
     declared = [f"{entry['name']} ({entry['file']})" for entry in facts["declared"]]
     fields = [
         ("kind", _KINDS[facts["kind"]]),
@@ -70,7 +68,7 @@ def _print_summary(facts: dict[str, Any]) -> None:
         ("types", "; ".join(dtypes)),
         *([("quantised", _quantised_words(facts["quantisation"]))] if facts["quantisation"] else []),
         ("layers", "; ".join(_shorten(stacks, MOST_STACKS)) or "none numbered"),
-        *([("parts", "; ".join(_shorten(shares, MOST_PARTS)))] if len(shares) > 1 else []),
+        ("parts", "; ".join(_shorten(_part_lines(facts), MOST_PARTS))),
         ("declared", "; ".join(_shorten(declared, MOST_STACKS)) or "no base or source"),
         ("tied", _tied_words(facts["tied_embeddings"], facts["output_head"])),
         ("files", "; ".join(_shorten(_file_lines(facts["files"]), MOST_FILES)) or "none: not written yet"),
@@ -138,6 +136,16 @@ def _tied_words(tied: bool | None, head: str | None) -> str:
     if tied:
         return f"yes, says config.json; yet {stored} too" if head else "yes, says config.json"
     return f"no, says config.json; {stored}"
+
+
+def _part_lines(facts: dict[str, Any]) -> list[str]:
+    """Shares of the parameters by what they are for, the kinds of attention together."""
+    groups: dict[str, int] = {}
+    for part in facts["parts"]:
+        group = part["role"].partition(".")[0]
+        groups[group] = groups.get(group, 0) + part["parameters"]
+    ranked = sorted(groups.items(), key=lambda item: -item[1])
+    return [f"{group} {format_share(n / max(facts['parameters'], 1))}" for group, n in ranked]
 
 
 def _file_lines(files: list[dict[str, Any]]) -> list[str]:

@@ -59,7 +59,7 @@ def _facts(method: Any) -> dict[str, Any]:
         "name": method.name, "summary": method.summary, "reference": method.reference, "space": method.space,
         "scope": method.scope, "base": method.base, "sources": method.count_in_words().replace(" sources", "")
         .replace(" source", ""), "symmetric": method.symmetric, "stochastic": method.stochastic,
-        "fast_twin": method.lower is not None, "ignored": list(method.ignored),
+        "sparsifies": method.sparsifies, "fast_twin": method.lower is not None, "ignored": list(method.ignored),
         "departures": list(method.departures), "parameters": parameters,
     }  # fmt: skip
 

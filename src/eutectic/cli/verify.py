@@ -24,7 +24,7 @@ def verify(out: Path, as_json: bool) -> None:
     """
     from eutectic.recipes.verify import verify as check
 
-    size = sum(path.stat().st_size for path in out.glob("*.safetensors")) if out.is_dir() else 0
+    size = sum(path.stat().st_size for path in out.rglob("*.safetensors")) if out.is_dir() else 0
     with progress("verifying", size) as advance:
         found = check(out, advance)
     if as_json:

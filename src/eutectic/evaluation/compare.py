@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from eutectic.evaluation.distance import Distance, comparable, measure
-from eutectic.recipes.layers import layer_of
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.layers import layer_of
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["ABSENT", "Comparison", "ConfigDifference", "LayerDistance", "Pair", "compare", "layer_distances"]

@@ -16,9 +16,9 @@ import numpy as np
 from eutectic.errors import SourceError
 from eutectic.evaluation.distance import comparable
 from eutectic.evaluation.results import Deltas
-from eutectic.recipes.layers import layer_of
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME
+from eutectic.weights.layers import layer_of
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["DeltaSums", "alike", "difference_blocks", "measure_deltas", "sum_deltas"]

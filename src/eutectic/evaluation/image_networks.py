@@ -4,65 +4,76 @@
     eutectic-cnn    x -> [3 x 3 convolution, group norm, ReLU, 2 x 2 maximum]* -> [linear, ReLU]* -> linear
 
 Layer and group norms keep no running statistics, so that a merge needs no recalibration. `eutectic-digits-mlp` is the
-perceptron without norms.
+perceptron without norms. Inputs are images, flat or not; uint8 pixels are divided by 255.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.nn import functional
+if TYPE_CHECKING:
+    import torch
 
-__all__ = ["ConvolutionalNetwork", "Perceptron"]
+__all__ = ["convolutional_network", "perceptron"]
 
 GROUPS = 4  # of the channels, in a group norm
 
 
-class Perceptron(nn.Module):
-    """inputs [n, ...] -> logits [n, C]; an image is flattened first, and uint8 pixels are divided by 255."""
+def perceptron(config: Mapping[str, Any]) -> torch.nn.Module:
+    """inputs [n, ...] -> logits [n, C]: `input_size`, `hidden_sizes`, `num_labels`, and `norm` "layer" or none."""
+    from torch import nn
+    from torch.nn.functional import relu
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        sizes = (config["input_size"], *config["hidden_sizes"], config["num_labels"])
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        normed = config["hidden_sizes"] if config.get("norm") == "layer" else ()
-        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in normed)
+    class Perceptron(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = (config["input_size"], *config["hidden_sizes"], config["num_labels"])
+            self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+            normed = config["hidden_sizes"] if config.get("norm") == "layer" else ()
+            self.norms = nn.ModuleList(nn.LayerNorm(size) for size in normed)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        x = _pixels(inputs).flatten(1)
-        for i, layer in enumerate(self.layers):
-            x = layer(x)
-            if i < len(self.layers) - 1:
-                x = functional.relu(self.norms[i](x) if len(self.norms) else x)
-        return x
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            x = _pixels(inputs).flatten(1)
+            for i, layer in enumerate(self.layers):
+                x = layer(x)
+                if i < len(self.layers) - 1:
+                    x = relu(self.norms[i](x) if len(self.norms) else x)
+            return x
+
+    return Perceptron()
 
 
-class ConvolutionalNetwork(nn.Module):
-    """inputs [n, side * side] or [n, side, side] -> logits [n, C]; uint8 pixels are divided by 255."""
+def convolutional_network(config: Mapping[str, Any]) -> torch.nn.Module:
+    """inputs [n, side * side] or [n, side, side] -> logits [n, C]: `image_size`, `channels`, `hidden_sizes`."""
+    from torch import nn
+    from torch.nn.functional import max_pool2d, relu
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.side = config["image_size"]
-        channels = (1, *config["channels"])
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(channels))
-        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, size) for size in config["channels"])
-        left = self.side >> len(config["channels"])
-        sizes = (channels[-1] * left * left, *config["hidden_sizes"], config["num_labels"])
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+    side, channels = config["image_size"], (1, *config["channels"])
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        x = _pixels(inputs).reshape(-1, 1, self.side, self.side)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = functional.max_pool2d(functional.relu(norm(conv(x))), 2)
-        x = x.flatten(1)
-        for i, layer in enumerate(self.layers):
-            x = layer(functional.relu(x) if i else x)
-        return x
+    class ConvolutionalNetwork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(channels))
+            self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, size) for size in channels[1:])
+            left = side >> len(channels[1:])
+            sizes = (channels[-1] * left * left, *config["hidden_sizes"], config["num_labels"])
+            self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            x = _pixels(inputs).reshape(-1, 1, side, side)
+            for conv, norm in zip(self.convs, self.norms, strict=True):
+                x = max_pool2d(relu(norm(conv(x))), 2)
+            x = x.flatten(1)
+            for i, layer in enumerate(self.layers):
+                x = layer(relu(x) if i else x)
+            return x
+
+    return ConvolutionalNetwork()
 
 
 def _pixels(inputs: torch.Tensor) -> torch.Tensor:
+    import torch
+
     return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs

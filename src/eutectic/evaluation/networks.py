@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["load_network", "pooled", "structure"]
 
 OWN = {
-    "eutectic-digits-mlp": "Perceptron",
-    "eutectic-mlp": "Perceptron",
-    "eutectic-cnn": "ConvolutionalNetwork",
+    "eutectic-digits-mlp": "perceptron",
+    "eutectic-mlp": "perceptron",
+    "eutectic-cnn": "convolutional_network",
 }
 KEPT_STRUCTURES = 16
 CAUSAL, CLASSIFIER = ("ForCausalLM", "LMHeadModel"), ("ForSequenceClassification",)

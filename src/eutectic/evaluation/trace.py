@@ -20,8 +20,8 @@ from eutectic.errors import SourceError, nearest
 from eutectic.evaluation.coefficients import Fit, explained, fit
 from eutectic.evaluation.distance import comparable
 from eutectic.evaluation.gram import Sums, sum_tensor
-from eutectic.recipes.layers import layer_of
 from eutectic.weights.checkpoint import Checkpoint
+from eutectic.weights.layers import layer_of
 
 __all__ = ["NEGLIGIBLE", "Part", "Trace", "trace"]
 

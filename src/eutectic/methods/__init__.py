@@ -12,12 +12,18 @@ from functools import cache
 from eutectic.errors import EutecticError, MethodError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
 from eutectic.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from eutectic.methods.consensus import consensus
 from eutectic.methods.dare import dare_linear, dare_ties
 from eutectic.methods.della import della, della_linear
 from eutectic.methods.ema import ema
+from eutectic.methods.emr import emr
 from eutectic.methods.expo import expo
+from eutectic.methods.iso_c import iso_c
+from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
+from eutectic.methods.knots import knots_ties
 from eutectic.methods.linear import linear
+from eutectic.methods.localize_and_stitch import localize_and_stitch
 from eutectic.methods.magmax import magmax
 from eutectic.methods.method import Method, PerSource, Range, each, merge_method
 from eutectic.methods.model_stock import model_stock
@@ -25,12 +31,18 @@ from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.pcb import pcb
+from eutectic.methods.r_tsvm import r_tsvm
 from eutectic.methods.ram import ram, ramplus_tl
 from eutectic.methods.sce import sce
+from eutectic.methods.singular_value_calibration import task_arithmetic_svc
 from eutectic.methods.slerp import slerp
 from eutectic.methods.soup import soup
+from eutectic.methods.subspace_boosting import task_arithmetic_sb, ties_sb
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
+from eutectic.methods.tsv_m import tsv_m
+from eutectic.methods.wudi import wudi
 from eutectic.registry import Plugins
 
 __all__ = [
@@ -50,7 +62,10 @@ __all__ = [
     "ema",
     "expo",
     "get_method",
+    "iso_c",
+    "iso_cts",
     "karcher",
+    "knots_ties",
     "linear",
     "list_methods",
     "magmax",
@@ -60,13 +75,19 @@ __all__ = [
     "nearswap",
     "nuslerp",
     "passthrough",
+    "r_tsvm",
     "ram",
     "ramplus_tl",
     "sce",
     "slerp",
     "soup",
     "task_arithmetic",
+    "task_arithmetic_sb",
+    "task_arithmetic_svc",
     "ties",
+    "ties_sb",
+    "tsv_m",
+    "wudi",
 ]
 
 BUILT_IN = {
@@ -93,6 +114,19 @@ BUILT_IN = {
         magmax,
         ram,
         ramplus_tl,
+        tsv_m,
+        r_tsvm,
+        iso_c,
+        iso_cts,
+        task_arithmetic_sb,
+        ties_sb,
+        wudi,
+        knots_ties,
+        task_arithmetic_svc,
+        consensus,
+        emr,
+        localize_and_stitch,
+        pcb,
         nearswap,
         arcee_fusion,
         passthrough,

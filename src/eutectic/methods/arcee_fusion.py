@@ -27,6 +27,7 @@ def _lower(setting: Setting) -> Program:
     space="delta",
     scope="tensor",
     base="required",
+    sparsifies=True,
     sources=(1, 1),
     idempotent=False,  # most of the base is kept
     departures=(

@@ -35,6 +35,7 @@ _FACTS: dict[str, Any] = {
     "space": "delta",
     "scope": "tensor",
     "base": "required",
+    "sparsifies": True,
     "ignored": ("int8_mask",),
     "lower": _lower,
 }

@@ -51,6 +51,7 @@ _FACTS: dict[str, Any] = {
     "space": "delta",
     "scope": "tensor",
     "base": "required",
+    "sparsifies": True,
     "symmetric": False,  # masks are keyed by the source's position
     "stochastic": True,
     "idempotent": False,

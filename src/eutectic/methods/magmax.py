@@ -24,6 +24,7 @@ def _lower(setting: Setting) -> Program:
     reference="Marczak et al., MagMax, ECCV 2024 (arXiv 2407.06322), eq. 2",
     space="delta",
     base="required",
+    sparsifies=True,
     symmetric=False,  # of opposite changes of one size the first source's is taken
     lower=_lower,
 )

@@ -121,8 +121,15 @@ class Method:
         sources: fewest and most sources (None: any number), the base not counted unless base is "first".
         symmetric: the order of sources does not matter. stochastic: depends on the seed.
         idempotent: merging copies of one tensor (and base) gives that tensor back, at default parameters.
+        sparsifies: entries of a delta may be left out; tensors where none may (log-space ones) are merged by
+            `methods/dense.py` instead. Needs base "required".
+        differentiable: gradients are finite everywhere (those of singular directions are not, where values are equal).
+        vocabulary: the method that merges tensors with a row per token (embeddings, output heads) in place of this
+            one; it gets those of this one's parameters that it has.
         ignored: parameter names accepted for compatibility, without effect.
         paper: defaults that change under ``semantics: paper``. departures: where mergekit and the paper differ.
+        lower: the fast twin. work_bytes: what the torch function allocates besides float32 inputs, the result
+            included; without it, two float32 copies of every input and result are reckoned with.
     """
 
     name: str
@@ -137,14 +144,20 @@ class Method:
     symmetric: bool = True
     stochastic: bool = False
     idempotent: bool = True
+    sparsifies: bool = False
+    differentiable: bool = True
+    vocabulary: Method | None = None
     ignored: tuple[str, ...] = ()
     paper: Mapping[str, Any] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
     lower: Callable[[Setting], Program | None] | None = None
+    work_bytes: Callable[[Setting], int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("__doc__", "__name__", "__module__"):  # so that help() and doctest see the function
             object.__setattr__(self, name, getattr(self.function, name, None))
+        if self.sparsifies and self.base != "required":
+            raise MethodError(f'{self.name}: sparsifies leaves entries of deltas out, so it needs base="required"')
         object.__setattr__(self, "__wrapped__", self.function)
 
     def __call__(
@@ -217,6 +230,13 @@ class Method:
             faults += [(name, why) for why in dict.fromkeys(found)]
             settled[name] = values if parameter.per_source else value
         return settled, faults
+
+    def by_token(self, settled: Mapping[str, Any], sources: int) -> tuple[Method, dict[str, Any]]:
+        """What merges tensors with a row per token, and its parameters: those of this method that it has."""
+        if self.vocabulary is None:
+            return self, dict(settled)
+        shared = {name: value for name, value in settled.items() if name in self.vocabulary.parameters}
+        return self.vocabulary, self.vocabulary.settle(shared, sources)[0]
 
     def unknown(self, name: str) -> list[tuple[str, str]]:
         """The fault of a parameter that the method neither takes nor ignores, or an empty list."""

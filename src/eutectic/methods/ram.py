@@ -18,6 +18,7 @@ _FACTS: dict[str, Any] = {
     "reference": "Reinforced Agent Merging, 2026 (arXiv 2601.13572)",
     "space": "delta",
     "base": "required",
+    "sparsifies": True,
 }
 
 

@@ -27,6 +27,7 @@ def _lower(setting: Setting) -> Program:
     space="delta",
     scope="tensor",
     base="required",
+    sparsifies=True,
     ignored=("int8_mask",),
     lower=_lower,
 )

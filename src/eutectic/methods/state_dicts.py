@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import MethodError, SourceError
 from eutectic.methods import get_method
+from eutectic.methods.dense import dense_counterpart
 from eutectic.methods.method import Method
 from eutectic.ops.random import Draws
+from eutectic.weights.layout import is_log_space
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,7 @@ def merge_state_dicts(
     base: StateDict | None = None,
     parameters: Mapping[str, Any] | None = None,
     seed: int = 0,
+    vocabulary: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
     """Merge state dicts tensor by tensor; the same numbers as a recipe gives on files.
 
@@ -35,6 +38,10 @@ def merge_state_dicts(
         parameters: as in a recipe: ``{"weight": [0.3, 0.7], "lambda": 1.0}``; per-source values are a list in
             the order of `models`, or a mapping from their keys, or one number for all.
         seed: for stochastic methods.
+        vocabulary: names of tensors with a row per token (embeddings, output heads), which methods that work on
+            singular directions average. A recipe knows them by config.json's vocab_size.
+
+    Log-space tensors (by their names) are merged without leaving entries out, as in a recipe.
 
     Returns:
         A new dict with the names and dtypes of the base (or first model); tensors that are not floating point are
@@ -70,12 +77,19 @@ def merge_state_dicts(
     _check_names(reference, sources)
     floating = [name for name, tensor in reference.items() if tensor.is_floating_point()]
     merged = dict(reference)
+    whole = [name for name in floating if chosen.sparsifies and is_log_space(name)]
     if settled.get("scope") == "model":
-        merged |= _merge_whole(chosen, reference, sources, floating, base, settled, seed)
-        return merged
+        rest = [name for name in floating if name not in whole]
+        merged |= _merge_whole(chosen, reference, sources, rest, base, settled, seed)
+        floating = whole
     for name in floating:
-        tensors = [source[name] for source in sources]
-        merged[name] = _merge_one(chosen, tensors, base[name] if base is not None else None, settled, seed, name)
+        tensors, start = [source[name] for source in sources], None if base is None else base[name]
+        one, values = chosen, settled
+        if name in whole:
+            one, values = dense_counterpart(chosen, settled, len(sources))
+        elif name in vocabulary:
+            one, values = chosen.by_token(settled, len(sources))
+        merged[name] = _merge_one(one, tensors, start, values, seed, name)
     return merged
 
 

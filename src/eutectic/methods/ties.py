@@ -35,6 +35,7 @@ def _lower(setting: Setting) -> Program:
     space="delta",
     scope="tensor",
     base="required",
+    sparsifies=True,
     ignored=("int8_mask",),
     paper={"scope": "model", "sign_vote": "paper"},
     departures=(

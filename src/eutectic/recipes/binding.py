@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from eutectic.errors import RecipeError
-from eutectic.recipes.layers import follows_layers, layer_of, main_stack, position_of, stacks_of
+from eutectic.methods.dense import dense_counterpart
 from eutectic.recipes.modules import module_of
 from eutectic.recipes.tree import Leaf, Merge, Node, Part, Stack, Tree
 from eutectic.recipes.vocabulary import Unified
+from eutectic.weights.layers import follows_layers, layer_of, main_stack, position_of, stacks_of
+from eutectic.weights.layout import is_log_space, vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Binding", "Bound", "Renumbered"]
@@ -67,6 +69,11 @@ class Binding:
         changed = {} if unified is None else unified.tensors
         self._tensors = [{**leaf.checkpoint, **changed.get(leaf.index, {})} for leaf in tree.leaves]
         self.renumbered: list[Renumbered] = []
+        self._by_token: frozenset[str] = frozenset()
+        self.by_token: dict[str, str] = {}
+        """Tensors with a row per token that another method merges, and its name, as far as they were bound."""
+        if any(merge.method.vocabulary is not None for merge in tree.merges):
+            self._by_token = frozenset(vocabulary_tensors(tree.reference.checkpoint))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -222,19 +229,34 @@ class Binding:
             self._bind(merge.reference, name, refs)
         if any(node is None for node in inputs):
             return None
-        if merge.settings is None and all(a is b for a, b in zip(inputs, merge.inputs, strict=True)):
+        whole = merge.method.sparsifies and is_log_space(name)
+        by_token = name in self._by_token and merge.method.vocabulary is not None
+        unchanged = merge.settings is None and all(a is b for a, b in zip(inputs, merge.inputs, strict=True))
+        if unchanged and not whole and not by_token:
             return merge
         parameters = merge.parameters if merge.settings is None else merge.settings.at(name, t)
+        method = merge.method
+        if by_token:
+            method, parameters = method.by_token(parameters, len(merge.sources))
+            self.by_token[name] = method.name
         flat = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(parameters.items()))
-        known = (merge.index, flat, repr(flat), *map(id, inputs))  # repr: 1, 1.0 and true are equal
+        known = (merge.index, method.name, whole, flat, repr(flat), *map(id, inputs))  # repr: 1, 1.0, true are equal
         if known not in self._known:
             base, *rest = inputs if merge.base is not None else (None, *inputs)
             at = next((at for at, node in enumerate(merge.inputs) if node is merge.reference), None)
-            self._known[known] = replace(
-                merge, parameters=parameters, base=base, sources=tuple(node for node in rest if node is not None),
-                reference=merge.reference if at is None else inputs[at], settings=None,
+            bound = replace(
+                merge, method=method, parameters=parameters, base=base, settings=None,
+                sources=tuple(node for node in rest if node is not None),
+                reference=merge.reference if at is None else inputs[at],
             )  # fmt: skip
+            self._known[known] = self._whole_entries(bound) if whole else bound
         return self._known[known]
+
+    def _whole_entries(self, merge: Merge) -> Merge:
+        """The same merge without leaving entries out."""
+        method, parameters = dense_counterpart(merge.method, merge.parameters, len(merge.sources))
+        index = len(self.tree.merges) + merge.index  # its own, as its programs are
+        return replace(merge, index=index, method=method, parameters=parameters, instead=merge.index)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from eutectic.recipes.tree import Leaf, Merge, Node
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
 
-__all__ = ["Job", "Workspace", "arena_bytes", "check_range", "row_dtype", "twin"]
+__all__ = ["Job", "Workspace", "arena_bytes", "check_range", "row_dtype", "setting_of", "torch_bytes", "twin"]
 
 F32, F64 = BY_NAME["F32"], BY_NAME["F64"]
 LARGEST_FINITE = {BY_NAME["F16"].code: 65504.0, BY_NAME["F8_E4M3"].code: 448.0, BY_NAME["F8_E5M2"].code: 57344.0}
@@ -27,15 +27,28 @@ def twin(merge: Merge, step: Step, *, torch_only: bool = False) -> Program | Non
     """The fast twin of one merge for one tensor; None where torch runs it (no twin, or float64 beyond it)."""
     if merge.method.lower is None:
         return None
-    setting = Setting(merge.parameters, len(merge.sources), step.name, merge.seed, step.shape, merge.base is not None)
     try:
-        program = merge.method.lower(setting)
+        program = merge.method.lower(setting_of(merge, step))
     except MethodError as error:
-        raise MethodError(f"{step.name}: {error}") from None
+        raise MethodError(f"{merge.place}: {error} (found for {step.name})") from None
     if program is None:
         return None
     wide = any(row_dtype(node, step) is F64 for node in merge.inputs)
     return None if torch_only or (wide and not program.float64) else program
+
+
+def setting_of(merge: Merge, step: Step) -> Setting:
+    """What a method may know about one tensor before it reads it."""
+    return Setting(merge.parameters, len(merge.sources), step.name, merge.seed, step.shape, merge.base is not None)
+
+
+def torch_bytes(merge: Merge, step: Step, elements: int) -> int:
+    """Bytes of torch's copies and temporaries while one merge of `elements` of a tensor runs."""
+    usual = elements * 4 * 3 * (len(merge.inputs) + 2)
+    if merge.method.work_bytes is None or elements < step.numel:
+        return usual
+    wide = sum(8 if row_dtype(node, step) is F64 else 4 for node in merge.inputs)
+    return max(usual, elements * wide + merge.method.work_bytes(setting_of(merge, step)))
 
 
 def row_dtype(node: Node, step: Step) -> DType:

@@ -8,7 +8,7 @@ from typing import Any
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Renumbered
-from eutectic.recipes.layers import depth_keys
+from eutectic.weights.layers import depth_keys
 
 __all__ = ["edited"]
 
@@ -28,12 +28,22 @@ def edited(config: Mapping[str, Any], dtype: str | None, renumbered: Sequence[Re
         SourceError: no key states the number of layers that the weights have.
     """
     found = copy.deepcopy(dict(config))
-    if dtype is not None:
-        found.update(dict.fromkeys([key for key in ("dtype", "torch_dtype") if key in found] or ["dtype"], dtype))
+    if dtype is not None and not _retyped(found, dtype) and "_class_name" not in found:  # diffusers states no type
+        found["dtype"] = dtype
     for stack in renumbered:
         if stack.layers != tuple(range(stack.depth)):
             _renumber(found, stack)
     return found
+
+
+def _retyped(config: dict[str, Any], dtype: str) -> bool:
+    """Write the type where one is stated, in the configurations of towers too; whether one stood at the top."""
+    for key, value in config.items():
+        if isinstance(value, dict) and key.endswith("_config") and key != "quantization_config":
+            _retyped(value, dtype)
+    stated = [key for key in ("dtype", "torch_dtype") if key in config]
+    config.update(dict.fromkeys(stated, dtype))
+    return bool(stated)
 
 
 def _renumber(config: dict[str, Any], stack: Renumbered) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from eutectic.errors import ResourceError
 from eutectic.ops.program import BLOCK, Program
-from eutectic.recipes.compute import arena_bytes
+from eutectic.recipes.compute import arena_bytes, torch_bytes
 from eutectic.recipes.match import Step
 from eutectic.recipes.options import Options
 
@@ -124,7 +124,7 @@ def _thread_bytes(kind: Kind, most: int) -> int:
     if kind.step.action == "merge":
         for merge in kind.step.merges:
             if merge.index not in kind.programs:
-                total += elements * 4 * 3 * (len(merge.inputs) + 2)
+                total += torch_bytes(merge, kind.step, elements)
     return total
 
 
@@ -133,5 +133,4 @@ def device_bytes(step: Step) -> int:
     if step.action == "copy":
         return 0
     elements = tile_of(step, MOST_SPAN, {})
-    widest = max(len(merge.inputs) for merge in step.merges)
-    return 2 * arena_bytes(step, elements) + elements * 4 * 3 * (widest + 2)
+    return 2 * arena_bytes(step, elements) + max(torch_bytes(merge, step, elements) for merge in step.merges)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import OutputError, SourceError
 from eutectic.ops.lowrank import factors, rank_for, truncated_svd
-from eutectic.recipes.layers import layer_of
 from eutectic.recipes.provenance import public_name
 from eutectic.recipes.semantics import one_thread
 from eutectic.weights.adapter import ADAPTER_CONFIG
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import DType
+from eutectic.weights.layers import layer_of
 from eutectic.weights.tensor_ref import TensorRef
 
 if TYPE_CHECKING:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Binding, Renumbered
-from eutectic.recipes.token_rows import vocabulary_tensors
 from eutectic.recipes.tree import Leaf, Merge, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.dtypes import DType
+from eutectic.weights.keymap import Presented
+from eutectic.weights.layout import heads_of, layout_of, repeats_embedding, ties_heads, vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Account", "Step", "match_tensors"]
@@ -21,7 +22,6 @@ _VOCABULARIES = (
     "Their vocabularies differ. 'tokenizer_source: union' in the recipe keeps every model's tokens, 'base' those of "
     "the base model; embeddings follow."
 )
-HEADS = ("lm_head.weight", "model.lm_head.weight", "embed_out.weight", "output.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,15 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     if unmatched and not allow_mismatch:
         raise SourceError(_unmatched([lacking[name] for name in unmatched]))
     binding.check_filters()
-    read = [f"dequantised as read: {leaf.label} ({leaf.dequantised})" for leaf in tree.sources if leaf.dequantised]
-    lines = (*_lines(steps, kinds), *read, *(unified.lines if unified is not None else ()))
-    return Account(tuple(steps), lines, tuple(binding.renumbered), unified)
+    lines = [
+        *_lines(steps, kinds),
+        *_by_token_lines(binding.by_token),
+        *(f"dequantised as read: {leaf.label} ({leaf.dequantised})" for leaf in tree.sources if leaf.dequantised),
+        *_presented(tree.sources),
+        *_unknown(reference),
+        *(unified.lines if unified is not None else ()),
+    ]
+    return Account(tuple(steps), tuple(lines), tuple(binding.renumbered), unified)
 
 
 def _by_token(name: str, tree: Tree) -> bool:
@@ -146,27 +152,48 @@ def _by_token(name: str, tree: Tree) -> bool:
 
 
 def _tied_heads(reference: Leaf, leaves: tuple[Leaf, ...]) -> set[str]:
-    """Output heads that the reference ties to its embedding and does not store, though another source stores them."""
+    """Output heads that the reference ties to its embedding: it lacks them, or stores the embedding twice."""
     if not _ties(reference):
         return set()
     found: set[str] = set()
     for leaf in leaves:
-        for name in HEADS:
-            if name in leaf.checkpoint and name not in reference.checkpoint:
-                if not _ties(leaf):
-                    raise SourceError(
-                        f"{leaf.label}: has its own {name}, while {reference.label} ties the head to its embedding. "
-                        "They cannot be merged: untie one or tie the other first."
-                    )
-                found.add(name)
+        for name in heads_of(leaf.checkpoint):
+            own = name in reference.checkpoint
+            if own and not repeats_embedding(reference.checkpoint, name):
+                continue
+            if not _ties(leaf):
+                raise SourceError(
+                    f"{leaf.label}: has its own {name}, while {reference.label} ties the head to its embedding. "
+                    "They cannot be merged: untie one or tie the other first."
+                )
+            found.add(name)
     return found
 
 
 def _ties(leaf: Leaf) -> bool:
-    config = leaf.checkpoint.config
-    text = config.get("text_config")
-    nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-    return bool(config.get("tie_word_embeddings", nested))
+    return bool(ties_heads(leaf.checkpoint.config))
+
+
+def _presented(leaves: tuple[Leaf, ...]) -> list[str]:
+    lines = []
+    for leaf in leaves:
+        if isinstance(leaf.checkpoint, Presented):
+            renamed, experts = leaf.checkpoint.renamed, leaf.checkpoint.experts
+            what = [f"{renamed} under other names"] * bool(renamed) + [f"{experts} of experts"] * bool(experts)
+            lines.append(f"{leaf.label}: tensors read in the layout of the reference model: {', '.join(what)}")
+    return lines
+
+
+def _unknown(reference: Leaf) -> list[str]:
+    """A warning where config.json names an architecture and no rule tells what its tensors are for."""
+    config = reference.checkpoint.config
+    kind = config.get("model_type") or next(iter(config.get("architectures") or ()), None)
+    if kind is None or layout_of(reference.checkpoint).recognised:
+        return []
+    return [
+        f"warning: unknown architecture {kind}: no rule says what most of its tensors are for; layers are found by "
+        "their numbering, the rest by name and shape"
+    ]
 
 
 def _unmatched(shown: list[str]) -> str:
@@ -176,6 +203,19 @@ def _unmatched(shown: list[str]) -> str:
         "Are these models of one architecture? With --allow-mismatch each is copied from the reference model, "
         "or else from the first source that has it.",
     )
+
+
+def _by_token_lines(found: Mapping[str, str]) -> list[str]:
+    """A line for each method that merges embeddings and heads in place of the recipe's."""
+    lines = []
+    for method in dict.fromkeys(found.values()):
+        names = [name for name, other in found.items() if other == method]
+        lines.append(f"merged by {method}, for they have a row per token: {len(names)} ({_shown(names)})")
+    return lines
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
 
 
 def _tensors(found: Sized) -> str:
@@ -192,11 +232,13 @@ def _lines(steps: list[Step], kinds: dict[str, list[str]]) -> list[str]:
     numbers = sum(step.numel for step in merged)
     lines = [f"merged: {_tensors(merged)}, {numbers:,} parameter{'s' if numbers != 1 else ''}"]
     reasons = {
+        "whole": "not sparsified (log-space), merged by task_arithmetic",
         "not a float": "copied from the reference model: not floating-point numbers",
         "unmatched": "copied from the reference model or the first source that has it: not in every source",
         "tied": "left out: the reference model ties it to the embedding (tie_word_embeddings)",
     }
+    whole = [step.name for step in merged if any(merge.instead is not None for merge in step.merges)]
+    kinds = {**({"whole": whole} if whole else {}), **kinds}
     for kind, names in kinds.items():
-        shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
-        lines.append(f"{reasons[kind]}: {len(names)} ({shown})")
+        lines.append(f"{reasons[kind]}: {len(names)} ({_shown(names)})")
     return lines

@@ -218,13 +218,19 @@ def _check_staged(staging: Path, mark: str, *, resume: bool, force: bool) -> Non
 
 
 def _load_kernels(made: Plan, watcher: Watcher) -> None:
+    from eutectic.ops.numba_blas import defer_blas
     from eutectic.recipes.executors.local import rehearse
 
     if made.options.executor != "local" and not made.wide:
         return  # no tile is merged in this process
+    if any(kind.programs for kind in made.kinds):
+        defer_blas()
     with one_thread(made.uses_torch), _told(watcher):
         ready: set[tuple[object, ...]] = set()
         for kind in made.kinds:
+            for ref in kind.step.refs:
+                if ref is not None:
+                    ref.rehearse()
             for merge_ in kind.step.merges if kind.programs else ():
                 program = kind.programs.get(merge_.index)
                 known = (merge_.index, type(program))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 __all__ = ["module_of"]
@@ -25,7 +26,7 @@ def module_of(name: str, modules: Sequence[str]) -> str | None:
     >>> module_of("lm_head.weight", ["text_decoder", "vision_tower"]), module_of("lm_head.weight", ["encoder"])
     ('text_decoder', None)
     """
-    parts = set(name.split("."))
+    parts = set(re.split(r"[./]", name))
     ranked = sorted(modules, key=lambda module: list(_PARTS).index(module) if module in _PARTS else len(_PARTS))
     for module in ranked:
         if parts & _PARTS.get(module, {module}):

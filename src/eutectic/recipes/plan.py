@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from eutectic.errors import MethodError, OutputError, ResourceError
 from eutectic.ops.program import Program
 from eutectic.recipes.compute import arena_bytes, twin
+from eutectic.recipes.config_json import edited
 from eutectic.recipes.cutting import Kind, cut, device_bytes
 from eutectic.recipes.match import Account, Step, match_tensors
 from eutectic.recipes.opened import Opened
@@ -58,7 +59,9 @@ class Plan(Checkpoint):
         self._tensors_read: dict[str, PlannedTensor] = {}
         self._shared: Any = None
         self.lock = threading.RLock()
-        super().__init__({}, config=tree.reference.checkpoint.config)
+        config, dtype = tree.reference.checkpoint.config, tree.root.dtype
+        edit = edited(config, None if dtype is None else dtype.torch, account.renumbered) if config else {}
+        super().__init__({}, config=edit, components=_components(tree))
 
     def __getitem__(self, name: str) -> PlannedTensor:
         from eutectic.recipes.planned import PlannedTensor
@@ -98,7 +101,7 @@ class Plan(Checkpoint):
         """A reduction over the whole model exists only in the kernels, and for one merge of all tensors."""
 
         def indices(kind: Kind) -> set[int]:
-            return {merge.index for merge in kind.step.merges}
+            return {merge.index if merge.instead is None else merge.instead for merge in kind.step.merges}
 
         for kind in self.kinds:
             for merge in kind.step.merges if kind.step.action == "merge" else ():
@@ -183,7 +186,7 @@ class Plan(Checkpoint):
     @cached_property
     def shards(self) -> list[Shard]:
         """The weight files of the result: names, tensors, sizes."""
-        return split_into_shards(self.steps, self.options.shard_bytes)
+        return split_into_shards(self.steps, self.options.shard_bytes, self.components)
 
     @property
     def disk(self) -> int:
@@ -219,8 +222,15 @@ class Plan(Checkpoint):
 
     @property
     def notes(self) -> list[str]:
-        """Where mergekit and the paper differ for the methods used, and which meaning applies."""
-        lines = []
+        """Where mergekit and the paper differ for the methods used, which meaning applies; weights without effect."""
+        lines = [
+            f"{merge.place}: the weight {merge.parameters['weight'][0]:g} of the only source has no effect, as weights "
+            "are divided by their sum; normalize: false keeps it"
+            for merge in self.tree.merges
+            if merge.parameters.get("normalize") is True
+            and len(merge.sources) == 1
+            and merge.parameters.get("weight", [1])[0] != 1
+        ]
         for merge in {m.method.name: m for m in self.tree.merges}.values():
             for line in merge.method.departures:
                 lines.append(f"{merge.method.name} (semantics: {merge.semantics}): {line}")
@@ -279,6 +289,13 @@ class Plan(Checkpoint):
             "notes": self.notes,
             "licence": self.licence_warning,
         }
+
+
+def _components(tree: Tree) -> dict[str, str]:
+    """Folder and file name of each model of the result: those of the reference come first."""
+    own = tree.reference.checkpoint.components
+    rest = [] if "" in own else [leaf.checkpoint.components for leaf in tree.sources]
+    return own | {folder: stem for found in rest for folder, stem in found.items() if folder and folder not in own}
 
 
 def passes_of(programs: Mapping[int, Program]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from eutectic.recipes.compute import Workspace
 from eutectic.recipes.cutting import tile_of
 from eutectic.recipes.match import Step
+from eutectic.recipes.semantics import one_thread
 from eutectic.weights.tensor_ref import TensorRef
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class PlannedTensor(TensorRef):
         if self.step.action == "copy":
             self.step.origin.read_into(buffer, start, stop)
             return
+        with one_thread(self.plan.uses_torch):  # the bits of a merge that is written
+            self._merge_into(buffer, start, stop)
+
+    def _merge_into(self, buffer: memoryview, start: int, stop: int) -> None:
         worker = Workspace(allow_nonfinite=self.plan.options.allow_nonfinite, device=self.plan.options.device)
         job = self._solved(worker)
         size = self.dtype.size

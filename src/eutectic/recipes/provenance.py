@@ -35,11 +35,11 @@ __all__ = [
 ]  # fmt: skip
 
 RECIPE = "recipe.yaml"
-INDEX = "model.safetensors.index.json"
 LOCK_VERSION = 1
 SIDE_FILES = (
     "config.json", "generation_config.json", *TOKENIZER_FILES, "*processor*.json", "*.py", "LICENSE*", "NOTICE*",
 )  # fmt: skip
+PIPELINE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "NOTICE*")
 MOST_SIDE_BYTES = 256 << 20
 _HUB_CACHE = re.compile(r"models--(?:([^/]+?)--)?([^/]+)/snapshots/([0-9a-f]+)")
 
@@ -105,7 +105,7 @@ def source_records(plan: Plan, *, full: bool = False) -> list[dict[str, Any]]:
         pinned = place is not None and not isinstance(place, Path) and place.identity[1] is not None
         for file, header in parent.leaf.checkpoint.headers.items():
             record: dict[str, Any] = {
-                "name": file.path.name,
+                "name": parent.leaf.checkpoint.name_of(file),
                 "bytes": file.size,
                 "modified_ns": 0 if pinned else file.mtime_ns,  # a commit is the same in the cache and on the hub
                 "header": digest.hash_bytes(header),
@@ -179,8 +179,7 @@ def _versions(plan: Plan) -> dict[str, str]:
 def side_files(plan: Plan, shards: list[Shard], recipe_text: str) -> dict[str, bytes]:
     """Every file of the result but the weights and the lock."""
     files = _copied(plan)
-    if len(shards) > 1:
-        files[INDEX] = _index(plan, shards)
+    files |= _indices(plan, shards)
     files[RECIPE] = recipe_text.encode()
     files[CARD] = _card(plan, recipe_text).encode()
     return files
@@ -191,6 +190,8 @@ def _copied(plan: Plan) -> dict[str, bytes]:
     folder = folder_of(plan.tree.reference)
     if path is None or (folder != path and not (folder / "config.json").is_file()):
         return {}  # a lone weight file among a project's own files
+    if "" not in plan.components:
+        return _copied_pipeline(plan, Path(str(folder)))
     files = _read_files(folder, SIDE_FILES)
     source: dict[str, bytes] = {}
     if unified is not None:
@@ -207,6 +208,18 @@ def _copied(plan: Plan) -> dict[str, bytes]:
         if name in files:
             files[name] = _config(plan, folder / name, files[name], source.get(name))
     return dict(sorted(files.items()))
+
+
+def _copied_pipeline(plan: Plan, folder: Path) -> dict[str, bytes]:
+    """The side files of a pipeline and of its components: schedulers and tokenizers as they are."""
+    files = _read_files(folder, PIPELINE_FILES)
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            found = _read_files(entry, PIPELINE_FILES)
+            if entry.name in plan.components and "config.json" in found:
+                found["config.json"] = _config(plan, entry / "config.json", found["config.json"], None)
+            files |= {f"{entry.name}/{name}": content for name, content in found.items()}
+    return {name: content for name, content in files.items() if name not in (LOCK, RECIPE, CARD)}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -249,13 +262,20 @@ def _stated_dtype(plan: Plan, config: Mapping[str, Any]) -> str | None:
     return None if dtype is None else dtype.torch
 
 
-def _index(plan: Plan, shards: list[Shard]) -> bytes:
-    places = {name: shard.name for shard in shards for name in shard.offsets}
-    document = {
-        "metadata": {"total_parameters": plan.numel, "total_size": plan.nbytes},
-        "weight_map": dict(sorted(places.items())),
-    }
-    return (json.dumps(document, indent=2) + "\n").encode()
+def _indices(plan: Plan, shards: list[Shard]) -> dict[str, bytes]:
+    """The index of each component that has several weight files."""
+    files: dict[str, bytes] = {}
+    for component, stem in plan.components.items():
+        folder = f"{component}/" if component else ""
+        own = [shard for shard in shards if shard.name.startswith(f"{folder}{stem}-")]
+        if own:
+            places = {name: shard.name for shard in own for name in shard.offsets}
+            steps = [step for step in plan.steps if step.name in places]
+            total = {"total_parameters": sum(s.numel for s in steps), "total_size": sum(s.nbytes for s in steps)}
+            weight_map = {name.removeprefix(folder): file.removeprefix(folder) for name, file in sorted(places.items())}
+            document = {"metadata": total, "weight_map": weight_map}
+            files[f"{folder}{stem}.safetensors.index.json"] = (json.dumps(document, indent=2) + "\n").encode()
+    return files
 
 
 def _card(plan: Plan, recipe_text: str) -> str:
@@ -264,7 +284,7 @@ def _card(plan: Plan, recipe_text: str) -> str:
     front: dict[str, Any] = {
         "base_model": list(dict.fromkeys(parent.name for parent in parents)),
         "base_model_relation": "merge",
-        "library_name": "transformers",
+        "library_name": "diffusers" if "_class_name" in plan.tree.reference.checkpoint.config else "transformers",
         "tags": ["merge", "eutectic"],
     }
     if len(known) == 1 and None not in known:

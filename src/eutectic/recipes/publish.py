@@ -59,9 +59,9 @@ def push(folder: Path, repo: str) -> str:
     hub = import_hub("--push-to-hub")
     public = public_files(folder)
     operations = [
-        hub.CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=public.get(path.name, str(path)))
-        for path in sorted(folder.iterdir())
-        if path.is_file()
+        hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=public.get(name, str(path)))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (name := path.relative_to(folder).as_posix())
     ]
     api = _api(hub)
     try:

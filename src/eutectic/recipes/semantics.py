@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -78,23 +79,40 @@ def _apply(merge: Merge, tensors: list[torch.Tensor], base: Any, draws: Draws, w
 
     try:
         return merge.method.apply(tensors, base, merge.parameters, draws)
+    except MethodError as error:
+        raise MethodError(f"{where}: {error}") from error
     except (EutecticError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise MethodError(f"{merge.method.name} failed on {where}: {type(error).__name__}: {error}") from error
 
 
+class _Crowd:
+    """Who runs torch on one thread now, and how many threads it had before."""
+
+    lock, inside, before = threading.Lock(), 0, 1
+
+
 @contextmanager
 def one_thread(uses_torch: bool) -> Iterator[None]:
-    """torch's own threads off: the tiles are the parallelism."""
+    """torch's own threads off: the tiles are the parallelism, and no result depends on the number of threads.
+
+    Entered side by side, the first one in turns them off and the last one out turns them on again.
+    """
     if not uses_torch:
         yield
         return
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _Crowd.lock:
+        if not _Crowd.inside:
+            _Crowd.before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _Crowd.inside += 1
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _Crowd.lock:
+            _Crowd.inside -= 1
+            if not _Crowd.inside:
+                torch.set_num_threads(_Crowd.before)

@@ -6,57 +6,18 @@ names; or that of the only model that has it; or the base's; or the average over
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 
 from eutectic.errors import RecipeError
-from eutectic.recipes.layers import layer_of
 from eutectic.recipes.tokenizer import OtherToken, TokenSource, ZeroRow
-from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.chosen_rows import MEAN, ZERO, Rows
 from eutectic.weights.tensor_ref import TensorRef
 from eutectic.weights.vocabulary import Vocabulary
 
-__all__ = ["Donor", "TokenRows", "vocabulary_sizes", "vocabulary_tensors"]
-
-# Parts of the names of tensors that are indexed by token, where lengths alone do not tell.
-_WORDS = {
-    "embed_tokens", "wte", "word_embeddings", "tok_embeddings", "token_embedding", "embed_in", "shared", "lm_head",
-    "embed_out", "tokens_embed", "embed_tokens_per_layer", "final_logits_bias", "predictions", "proj_out", "embeddings",
-    "embedding", "output", "decoder", "emb",
-}  # fmt: skip
-
-
-def vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Where config.json states a number of embeddings, nested configurations included, and that number.
-
-    >>> list(vocabulary_sizes({"vocab_size": 8, "text_config": {"vocab_size": 9}}))
-    [(('vocab_size',), 8), (('text_config', 'vocab_size'), 9)]
-    """
-    for key, value in config.items():
-        if key.startswith("vocab_size") and isinstance(value, int) and not isinstance(value, bool):
-            yield (key,), value
-        elif isinstance(value, Mapping) and (key == "text_config" or key == "decoder"):
-            yield from (((key, *path), size) for path, size in vocabulary_sizes(value))
-
-
-def vocabulary_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Names of the tensors whose first axis is indexed by token.
-
-    They lie outside the layers and are as long as config.json's vocab_size; where layers have that length, too,
-    familiar names decide.
-    """
-    sizes = {size for _, size in vocabulary_sizes(checkpoint.config)}
-    inside = {length for name, ref in checkpoint.items() if layer_of(name) for length in ref.shape}
-    return [
-        name
-        for name, ref in checkpoint.items()
-        if ref.shape and ref.shape[0] in sizes and layer_of(name) is None
-        and (ref.shape[0] not in inside or _WORDS & set(name.split(".")))
-        and "position" not in name and "wpe" not in name.split(".")
-    ]  # fmt: skip
+__all__ = ["Donor", "TokenRows"]
 
 
 class Donor:
@@ -106,8 +67,10 @@ class TokenRows:
                 table[:] = np.arange(self.rows)
                 table[min(limit, self.rows) :] = ZERO
             else:
-                pairs = [(row, n) for token, row in self.result.ids.items() if (n := ids.get(token, limit)) < limit]
-                table[[row for row, _ in pairs]] = [number for _, number in pairs]
+                count = len(self.result.ids)
+                rows = np.fromiter(self.result.ids.values(), dtype=np.int64, count=count)
+                numbers = np.fromiter(map(ids.get, self.result.ids, repeat(limit)), dtype=np.int64, count=count)
+                table[rows[numbers < limit]] = numbers[numbers < limit]
         lent = self._lend(tables, lengths)
         for donor, table, length in zip(self.donors, tables, lengths, strict=True):
             for row in range(self.result.size, self.rows):

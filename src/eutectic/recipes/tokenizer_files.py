@@ -9,8 +9,8 @@ from typing import Any
 
 from eutectic.errors import FormatError
 from eutectic.recipes.chat_templates import CHAT_TEMPLATE
-from eutectic.recipes.token_rows import vocabulary_sizes
 from eutectic.recipes.vocabulary import Unified
+from eutectic.weights.layout import vocabulary_sizes
 from eutectic.weights.vocabulary import TOKENIZER
 
 __all__ = ["TOKENIZER_FILES", "renumbered", "with_template", "with_tokens"]

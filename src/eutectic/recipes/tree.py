@@ -26,6 +26,7 @@ from eutectic.weights.adapter import is_adapter, open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 from eutectic.weights.files import Place, RemotePath, is_folder
+from eutectic.weights.keymap import presented_as
 from eutectic.weights.quantized.dequantise import open_dequantised
 from eutectic.weights.quantized.scheme import scheme_of
 from eutectic.weights.quantized.tensor import DequantisedTensor
@@ -54,7 +55,9 @@ class Leaf:
 class Merge:
     """One merge: `inputs` in the order of the method's rows, `base` first where the method works on deltas.
 
-    Where `settings` vary from tensor to tensor, `parameters` is empty until a tensor is bound.
+    `place` is where the recipe lists its sources. Where `settings` vary from tensor to tensor, `parameters` is empty
+    until a tensor is bound. `instead` is the index of the merge that this one replaces for a tensor whose entries must
+    all count.
     """
 
     index: int
@@ -67,6 +70,8 @@ class Merge:
     semantics: str
     reference: Node
     settings: Settings | None = None
+    instead: int | None = None
+    place: str = ""
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -158,6 +163,7 @@ class _Builder:
         self.seed, self.opened = seed, opened
         self.leaves: list[Leaf] = []
         self.checkpoints: dict[tuple[Place, Place | None], tuple[Checkpoint, str | None]] = {}
+        self.lead: Checkpoint | None = None  # the first opened, in whose names the others are read
         self.by_path: dict[tuple[tuple[Place, Place | None], tuple[int, ...]], Leaf] = {}
         self.pinned: dict[str, RemotePath] = {}
         self.merges = 0
@@ -199,6 +205,8 @@ class _Builder:
         method = get_method(recipe.merge_method)
         base, inputs = bind(group, method)
         settings = settings_of(group, method, inputs)
+        if base is None and group.base is not None and not isinstance(group.base, Recipe):
+            self.open(group.base, recipe)  # the result takes its names
 
         def node(source: Source, row: int) -> Node:
             inside = (*scope, row) if group.sliced else scope
@@ -215,14 +223,26 @@ class _Builder:
         return Merge(
             self.merges - 1, method, {} if settings.varies else settings.at("", 0.0), base_node, sources, seed,
             dtype_of(stored) if stored else None, recipe.semantics, reference, settings if settings.varies else None,
+            place=place_of((*group.location, group.key)),
         )  # fmt: skip
 
     def node(self, reference: Reference, recipe: Recipe, seed: int, depth: int, scope: tuple[int, ...]) -> Node:
         if isinstance(reference, Recipe):
             return self.recipe(reference, seed, depth + 1, scope)
+        opened = self.open(reference, recipe)
+        if isinstance(opened, Path):
+            return self.recipe(load_recipe(opened, check=check_parameters), seed, depth + 1, scope)
+        if (opened, scope) not in self.by_path:
+            leaf = Leaf(len(self.leaves), str(reference), *self.checkpoints[opened])
+            self.leaves.append(leaf)
+            self.by_path[opened, scope] = leaf
+        return self.by_path[opened, scope]
+
+    def open(self, reference: str, recipe: Recipe) -> Path | tuple[Place, Place | None]:
+        """The key of an opened checkpoint, in the names of the first; the path where it is a recipe file."""
         path, adapter = resolve_model(reference, recipe)
         if isinstance(path, Path) and adapter is None and path.suffix in RECIPE_SUFFIXES and path.is_file():
-            return self.recipe(load_recipe(path, check=check_parameters), seed, depth + 1, scope)
+            return path
         for wanted in (path, adapter):
             if isinstance(wanted, Path) and not os.path.exists(wanted):  # noqa: PTH110  (never raises)
                 raise _absent(reference, wanted, recipe)
@@ -230,14 +250,10 @@ class _Builder:
         key = (_real(path), None if adapter is None else _real(adapter))
         if key not in self.checkpoints:
             as_stored = self.copies
-            self.checkpoints[key] = self.opened.get(
-                (*key, as_stored), lambda: _open(path, adapter, as_stored=as_stored)
-            )
-        if (key, scope) not in self.by_path:
-            leaf = Leaf(len(self.leaves), str(reference), *self.checkpoints[key])
-            self.leaves.append(leaf)
-            self.by_path[key, scope] = leaf
-        return self.by_path[key, scope]
+            found, words = self.opened.get((*key, as_stored), lambda: _open(path, adapter, as_stored=as_stored))
+            self.lead = found if self.lead is None else self.lead
+            self.checkpoints[key] = presented_as(found, self.lead), words
+        return key
 
     def pin(self, place: Place) -> Place:
         """The place at one revision, asked for once however many sources name it."""

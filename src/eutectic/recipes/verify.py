@@ -51,8 +51,9 @@ def verify(out: str | os.PathLike[str], progress: Callable[[int], None] | None =
         checkpoint = open_checkpoint(out)
     except SourceError as error:
         return Verification(len(recorded), 0, 0, (str(error),))
-    headers = {file.path.name: digest.hash_bytes(raw) for file, raw in checkpoint.headers.items()}
-    for name in sorted(lock.headers.keys() | headers.keys() | {path.name for path in out.glob("*.safetensors")}):
+    headers = {checkpoint.name_of(file): digest.hash_bytes(raw) for file, raw in checkpoint.headers.items()}
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*.safetensors")}
+    for name in sorted(lock.headers.keys() | headers.keys() | there):
         if name not in lock.headers:
             problems.append(f"{name}: was not there when the folder was written")
         elif headers.get(name) != lock.headers[name]:

@@ -11,11 +11,12 @@ from typing import Any
 from eutectic.errors import SourceError
 from eutectic.recipes.references import resolve_model
 from eutectic.recipes.schema import Recipe
-from eutectic.recipes.token_rows import Donor, TokenRows, vocabulary_tensors
+from eutectic.recipes.token_rows import Donor, TokenRows
 from eutectic.recipes.tokenizer import BASE, UNION, OtherToken, Tokenizer, TokenSource
 from eutectic.recipes.tree import Leaf, Tree
 from eutectic.weights.chosen_rows import ChosenRows
 from eutectic.weights.files import Place, RemotePath, is_folder, open_file
+from eutectic.weights.layout import vocabulary_tensors
 from eutectic.weights.tensor_ref import TensorRef
 from eutectic.weights.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
@@ -172,8 +173,9 @@ def _result(wanted: Tokenizer, source: Vocabulary, donors: list[Donor], tree: Tr
         for trained in (True, False):  # as in mergekit: every model's trained tokens before any added one
             for donor, length in zip(donors[1:], lengths[1:], strict=True):
                 own = donor.vocabulary
-                for token, number in sorted(own.ids.items(), key=lambda item: item[1]):
-                    if number < length and (token not in own.added) == trained:
+                lacking = [(n, token) for token, n in own.ids.items() if n < length and token not in source.ids]
+                for _, token in sorted(lacking, key=lambda item: item[0]):
+                    if (token not in own.added) == trained:
                         fresh.setdefault(token, {} if trained else own.added[token])
     return source.extended({**fresh, **{token: {} for token in wanted.tokens if token not in fresh}})
 

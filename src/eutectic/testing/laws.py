@@ -78,7 +78,11 @@ def _finite(method: Method, case: Case) -> None:
         assert merged.isfinite().all(), f"{merged.tolist()} from {tried}"
 
 
-@law("gradients reach the inputs, are finite, and are the derivative", rough=True)
+@law(
+    "gradients reach the inputs, are finite, and are the derivative",
+    lambda method: method.differentiable,
+    rough=True,
+)
 def _differentiable(method: Method, case: Case) -> None:
     smooth = case.map(lambda tensor: tensor.double())
     if not smooth.tensors[0].numel():

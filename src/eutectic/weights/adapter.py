@@ -2,8 +2,8 @@
 
 W' = W + s B A with s = alpha / r (Hu et al. 2021, arXiv 2106.09685, eq. 3), or alpha / sqrt(r) for rsLoRA
 (Kalajdzievski 2023, arXiv 2312.03732). DoRA: W' = m (W + s B A) / |W + s B A| by output row (Liu et al. 2024, arXiv
-2402.09353, eq. 5). Rows are made when they are read, in float32, each entry by the same sum in the same order whatever
-is read around it.
+2402.09353, eq. 5). Elements are made when they are read, in float32, each by the same sum in the same order whatever is
+read around it.
 """
 
 from __future__ import annotations
@@ -218,32 +218,53 @@ class AdaptedTensor(TensorRef):
         return self.base.lies_in
 
     def work_bytes(self, elements: int) -> int:
-        return (elements + 2 * self.row) * (self.base.dtype.size + 4 * self.dtype.size)
+        scaled = self.pair.magnitude is not None  # by rows, which are made whole
+        whole = elements + 2 * self.row if scaled else elements
+        return whole * (self.base.dtype.size + (2 if scaled else 1) * self.dtype.size) + self.base.work_bytes(whole)
+
+    def rehearse(self) -> None:
+        from eutectic.weights.adapter_kernels import add_product, rescale
+
+        self.base.rehearse()
+        one, values = np.ones((1, 1), dtype=np.float32), np.ones(1, dtype=self._numpy)
+        add_product(np.empty(0, dtype=np.uint16), values, one, one, self.scale, 0)
+        if self.pair.magnitude is not None:
+            rescale(values.reshape(1, 1), one[0])
 
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
-        first, last = start // self.row, -(-stop // self.row)
-        raw = np.empty((last - first) * self.row * self.base.dtype.size, dtype=np.uint8)
-        self.base.read_into(raw.data, first * self.row, last * self.row)
-        wide = np.float64 if self.dtype.name == "F64" else np.float32
-        values = widen(raw, self.base.dtype.name).astype(wide, copy=False).reshape(-1, self.row)
-        values = self._adapt(values, first, last).reshape(-1)[start - first * self.row : stop - first * self.row]
-        buffer[: values.nbytes] = np.ascontiguousarray(values).view(np.uint8).data
-
-    def _adapt(self, values: np.ndarray, first: int, last: int) -> np.ndarray:
-        """Rows first .. last of the dense tensor: a sum over the rank in its order, never a matrix product, whose
-        order of summation depends on how many rows are asked for."""
         left, right, magnitude = self.held.of(self.pair)
-        total = np.zeros((last - first, self.row), dtype=np.float32)
-        share = np.empty_like(total)
-        for r in range(self.pair.rank):
-            np.multiply(left[first:last, r : r + 1], right[r], out=share)
-            total += share
-        adapted = values + self.scale * total
         if magnitude is None:
-            return adapted
-        lengths = np.sqrt((adapted.astype(np.float64) ** 2).sum(axis=1))
-        factors = magnitude[first:last] / np.where(lengths > 0, lengths, 1.0)
-        return (adapted * factors[:, None]).astype(adapted.dtype)
+            self._adapt(np.frombuffer(buffer, dtype=self._numpy, count=stop - start), left, right, start)
+            return
+        from eutectic.weights.adapter_kernels import rescale
+
+        first, last = start // self.row, -(-stop // self.row)  # a row's length is that of the whole row
+        values = np.empty((last - first) * self.row, dtype=self._numpy)
+        self._adapt(values, left, right, first * self.row)
+        rescale(values.reshape(-1, self.row), magnitude[first:last])
+        values = values[start - first * self.row : stop - first * self.row]
+        buffer[: values.nbytes] = values.view(np.uint8).data
+
+    @property
+    def _numpy(self) -> type[np.floating]:
+        return np.float64 if self.dtype.name == "F64" else np.float32
+
+    def _adapt(self, values: np.ndarray, left: np.ndarray, right: np.ndarray, start: int) -> None:
+        """Fill `values` from element `start`: a sum over the rank in its order, never a matrix product, whose order of
+        summation depends on how many rows are asked for."""
+        from eutectic.weights.adapter_kernels import add_product
+
+        stop, halves = start + len(values), np.empty(0, dtype=np.uint16)
+        if self.base.dtype is self.dtype:
+            self.base.read_into(values.view(np.uint8).data, start, stop)
+        elif self.base.dtype.name == "BF16":
+            halves = np.empty(len(values), dtype=np.uint16)
+            self.base.read_into(halves.view(np.uint8).data, start, stop)
+        else:
+            raw = np.empty(len(values) * self.base.dtype.size, dtype=np.uint8)
+            self.base.read_into(raw.data, start, stop)
+            values[:] = widen(raw, self.base.dtype.name)
+        add_product(halves, values, left, right, self.scale, start)
 
 
 def _float32(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import FormatError, SourceError
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "open_checkpoint"]
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+MODEL, DIFFUSION = "model", "diffusion_pytorch_model"  # what transformers and diffusers call their weight files
+SINGLE_FILES = (f"{MODEL}.safetensors", "pytorch_model.bin", f"{DIFFUSION}.safetensors", f"{DIFFUSION}.bin")
+INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
+PIPELINE = "model_index.json"
 MOST_JSON_BYTES = 64_000_000
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 
@@ -31,6 +35,8 @@ class Checkpoint(Mapping[str, TensorRef]):
 
     `headers` maps each weight file's name to the bytes that describe it, for provenance;
     `config` is config.json as a dict ({} where there is none); `held_bytes` is what reading it keeps in memory.
+    Of a pipeline of several models, `components` maps the folder of each to the name of its weight files; its tensors
+    are called ``folder/name``. Of one model it is ``{"": name}``.
     """
 
     def __init__(
@@ -41,8 +47,10 @@ class Checkpoint(Mapping[str, TensorRef]):
         config: Mapping[str, Any] | None = None,
         headers: Mapping[SourceFile, bytes] | None = None,
         held_bytes: int = 0,
+        components: Mapping[str, str] | None = None,
     ) -> None:
         self._tensors = dict(tensors)
+        self.components = dict(components or {"": MODEL})
         self.held_bytes = held_bytes
         self.path = path
         self.config = dict(config or {})
@@ -70,6 +78,11 @@ class Checkpoint(Mapping[str, TensorRef]):
         """Elements of all tensors (the parameter count, tied tensors counted as stored)."""
         return sum(tensor.numel for tensor in self.values())
 
+    def name_of(self, file: SourceFile) -> str:
+        """A weight file's name, below the folder of a pipeline."""
+        inside = "" not in self.components and isinstance(file.path, Path)
+        return "/".join(file.path.parts[-2:]) if inside and isinstance(file.path, Path) else file.path.name
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Every tensor, read into torch: what `module.load_state_dict` takes."""
         return {name: tensor.to_torch() for name, tensor in self.items()}
@@ -79,7 +92,8 @@ def open_checkpoint(path: str | os.PathLike[str] | RemotePath) -> Checkpoint:
     """Open a model folder or one weight file, here or elsewhere, reading headers only.
 
     A folder is read as transformers reads it: model.safetensors, else its index, else pytorch_model.bin, else its
-    index; failing these, the one weight file (or complete series of shards) that lies there. torch zip files
+    index; failing these, the one weight file (or complete series of shards) that lies there. A folder with
+    model_index.json is a pipeline of diffusers: all of its models, their tensors called ``unet/name``. torch zip files
     (.bin, .pt, .pth, .ckpt) go through a restricted reader that runs no code. A text may also be a URL or a hub id
     (`locate` says which); a path never is.
 
@@ -113,8 +127,46 @@ def _open_folder(folder: Place) -> Checkpoint:
             tensors, headers = _read_indexed(folder, folder / index)
             break
     else:
+        if (folder / PIPELINE).is_file():
+            return _open_pipeline(folder)
         tensors, headers = _read_files([open_file(path) for path in _find_unindexed(folder)])
-    return Checkpoint(tensors, path=folder, config=config, headers=headers, held_bytes=_held(folder))
+    return Checkpoint(
+        tensors, path=folder, config=config, headers=headers, held_bytes=_held(folder),
+        components={"": _stem_of(headers)},
+    )  # fmt: skip
+
+
+def _stem_of(headers: Mapping[SourceFile, bytes]) -> str:
+    """What the weight files of a result are called after those of its reference."""
+    return DIFFUSION if next(iter(headers)).path.name.startswith(DIFFUSION) else MODEL
+
+
+def _open_pipeline(folder: Place) -> Checkpoint:
+    """All models of a diffusers folder: the subfolders that model_index.json names and that hold weights."""
+    if isinstance(folder, RemotePath):
+        raise SourceError(f"{folder}: a pipeline of several models is read from a folder here; fetch it first")
+    index = read_json(folder / PIPELINE)
+    tensors: dict[str, StoredTensor] = {}
+    headers: dict[SourceFile, bytes] = {}
+    components: dict[str, str] = {}
+    for name, entry in index.items():
+        place = folder / name
+        plain = isinstance(entry, list) and re.fullmatch(r"\w[\w.-]*", name) is not None
+        if not plain or not place.is_dir():
+            continue
+        if not any(file.suffix in (".safetensors", *PICKLE_SUFFIXES) for file in place.iterdir()):
+            continue  # a scheduler, a tokenizer
+        if (place / PIPELINE).is_file():
+            raise FormatError(f"{place}: a pipeline inside a pipeline")
+        part = _open_folder(place)
+        for key, tensor in part.items():
+            assert isinstance(tensor, StoredTensor)
+            tensors[f"{name}/{key}"] = replace(tensor, name=f"{name}/{key}")
+        headers |= part.headers
+        components[name] = part.components[""]
+    if not tensors:
+        raise SourceError(f"{folder}: {PIPELINE} names no folder with weights; was the download complete?")
+    return Checkpoint(tensors, path=folder, config=index, headers=headers, components=components)
 
 
 def _find_unindexed(folder: Place) -> list[Place]:

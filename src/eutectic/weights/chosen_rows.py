@@ -6,16 +6,17 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
 from eutectic.weights.codec import widen
 from eutectic.weights.dtypes import BY_NAME, DType
-from eutectic.weights.tensor_ref import TensorRef
+from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = ["MEAN", "ZERO", "ChosenRows", "Rows"]
 
-ZERO, LENT, MEAN = -1, -2, -3
+ZERO, AVERAGED, MEAN, DONE = -1, -2, -3, -4
 CHUNK = 1 << 16  # elements summed at a time for the mean: fixed, so that its bits are
 
 
@@ -38,24 +39,33 @@ class Rows:
 
 
 class ChosenRows(TensorRef):
-    """Rows chosen along the first axis; of the tensor's own type, or float32 where rows are calculated or converted."""
+    """Rows chosen along the first axis; of the tensor's own type, or float32 where rows are calculated or converted.
+
+    `sources` holds the tensor itself and those that lend whole rows; row i is row `numbers[i]` of source `owners[i]`,
+    or `owners[i]` says what it is instead.
+    """
 
     def __init__(self, tensor: TensorRef, rows: Rows) -> None:
         self.name, self.shape = tensor.name, (len(rows.own), *tensor.shape[1:])
-        self.tensor, self.lent, self.counted = tensor, rows.lent, rows.counted
-        self.own = rows.own.copy()
-        self.own[list(rows.lent)] = LENT
+        self.tensor, self.counted = tensor, rows.counted
+        self.owners, self.numbers = np.minimum(rows.own, 0), rows.own.copy()
         self.width = math.prod(tensor.shape[1:])
-        refs = [ref for found in rows.lent.values() for ref, _ in found]
-        averages = any(len(found) > 1 for found in rows.lent.values()) or bool((self.own == MEAN).any())
+        self.averaged = {row: found for row, found in rows.lent.items() if len(found) > 1}
+        self.owners[list(self.averaged)] = AVERAGED
+        sources = {id(tensor): tensor} | {id(ref): ref for found in rows.lent.values() for ref, _ in found}
+        self.sources, at = list(sources.values()), {key: at for at, key in enumerate(sources)}
+        for row, found in rows.lent.items():
+            if row not in self.averaged:
+                self.owners[row], self.numbers[row] = at[id(found[0][0])], found[0][1]
+        calculated = bool(self.averaged) or bool((self.owners == MEAN).any())
         self.dtype: DType = tensor.dtype
-        if averages or any(ref.dtype is not tensor.dtype for ref in refs):
-            widest = any(ref.dtype.name == "F64" for ref in (tensor, *refs))
-            self.dtype = BY_NAME["F64" if widest else "F32"]
+        if calculated or any(ref.dtype is not tensor.dtype for ref in self.sources):
+            self.dtype = BY_NAME["F64" if any(ref.dtype.name == "F64" for ref in self.sources) else "F32"]
         # Runs of rows that are read at once: rows that follow one another, or one row of any other kind.
-        follows = (self.own[1:] >= 0) & (self.own[1:] == self.own[:-1] + 1)
-        same = (self.own[1:] == self.own[:-1]) & ((self.own[1:] == ZERO) | (self.own[1:] == MEAN))
-        self._ends = np.append(np.flatnonzero(~(follows | same)) + 1, len(self.own))
+        owners, numbers = self.owners, self.numbers
+        follows = (owners[1:] >= 0) & (numbers[1:] == numbers[:-1] + 1)
+        follows |= (owners[1:] == ZERO) | (owners[1:] == MEAN)
+        self._ends = np.append(np.flatnonzero(~(follows & (owners[1:] == owners[:-1]))) + 1, len(owners))
         self._mean: np.ndarray | None = None
         self._lock = threading.Lock()
 
@@ -68,44 +78,82 @@ class ChosenRows(TensorRef):
         return self.tensor.lies_in
 
     def work_bytes(self, elements: int) -> int:
-        calculated = 0 if self.dtype is self.tensor.dtype else (elements + 4 * self.width) * 2 * self.dtype.size
-        return calculated + self.tensor.work_bytes(elements)
+        calculated = (elements + 4 * self.width) * 2 * self.dtype.size + elements * 8
+        pieces = 8 * 8 * (elements // max(1, self.width) + 2)  # numbers about every row of the range
+        return (0 if self.dtype is self.tensor.dtype else calculated) + pieces + self.tensor.work_bytes(elements)
+
+    def rehearse(self) -> None:
+        for source in self.sources:
+            source.rehearse()
+        if any(map(_is_file, self.sources)):
+            from eutectic.weights.row_kernels import read_pieces
+
+            none = np.empty(0, dtype=np.int64)
+            read_pieces(0, np.empty(0, dtype=np.uint8), none, none, none)
 
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
-        size, at = self.dtype.size, start
-        run = int(np.searchsorted(self._ends, start // self.width, side="right"))
-        while at < stop:
-            to = min(stop, int(self._ends[run]) * self.width)
+        first = int(np.searchsorted(self._ends, start // self.width, side="right"))
+        last = int(np.searchsorted(self._ends, -(-stop // self.width), side="left")) + 1
+        edges = np.concatenate(([start], self._ends[first:last] * self.width)).clip(max=stop)
+        owners = self.owners[edges[:-1] // self.width]
+        for at, source in enumerate(self.sources):
+            if _is_file(source) and (owners == at).any():
+                self._gather(buffer, source, edges, owners == at)
+                owners = np.where(owners == at, DONE, owners)
+        size = self.dtype.size
+        for run in np.flatnonzero(owners != DONE):
+            at, to = int(edges[run]), int(edges[run + 1])
             self._fill(buffer[(at - start) * size : (to - start) * size], at, to)
-            at, run = to, run + 1
+
+    def _gather(self, buffer: memoryview, source: StoredTensor, edges: np.ndarray, mine: np.ndarray) -> None:
+        """Fill those of the runs between `edges` that are rows of one source, in few calls.
+
+        Where a piece cannot be read at once the file's own way tells why.
+        """
+        from eutectic.weights.row_kernels import read_pieces
+
+        size, same = source.dtype.size, self.dtype is source.dtype
+        first, counts = edges[:-1][mine], np.diff(edges)[mine]
+        rows = first // self.width
+        offsets = source.offset + (first + (self.numbers[rows] - rows) * self.width) * size
+        targets = first - edges[0]
+        places = targets if same else np.cumsum(counts) - counts
+        raw = np.frombuffer(buffer, dtype=np.uint8) if same else np.empty(int(counts.sum()) * size, dtype=np.uint8)
+        lengths, starts, done = counts * size, places * size, 0
+        while done < len(starts):
+            done += read_pieces(source.file.fileno(), raw, starts[done:], lengths[done:], offsets[done:])
+            if done < len(starts):
+                begin = int(starts[done])
+                source.file.read_into(raw.data[begin : begin + int(lengths[done])], int(offsets[done]))
+                done += 1
+        if not same:
+            within = np.repeat(targets - places, counts) + np.arange(counts.sum())
+            np.frombuffer(buffer, dtype=self._numpy)[within] = widen(raw, source.dtype.name)
 
     def _fill(self, buffer: memoryview, start: int, stop: int) -> None:
         """Elements start .. stop, which lie in one run."""
         row = start // self.width
-        kind = int(self.own[row])
-        if kind >= 0:
-            shift = (kind - row) * self.width
-            if self.dtype is self.tensor.dtype:
-                self.tensor.read_into(buffer, start + shift, stop + shift)
+        owner = int(self.owners[row])
+        if owner >= 0:
+            source, shift = self.sources[owner], (int(self.numbers[row]) - row) * self.width
+            if self.dtype is source.dtype:
+                source.read_into(buffer, start + shift, stop + shift)
             else:
-                values = _read(self.tensor, start + shift, stop + shift)
+                values = _read(source, start + shift, stop + shift)
                 buffer[:] = values.astype(self._numpy, copy=False).view(np.uint8).data
-        elif kind == ZERO:
+        elif owner == ZERO:
             buffer[:] = bytes(len(buffer))
-        elif kind == MEAN:
+        elif owner == MEAN:
             columns = np.arange(start, stop) % self.width
             buffer[:] = self._mean_of_rows()[columns].view(np.uint8).data
         else:
-            self._fill_lent(buffer, row, start, stop)
-
-    def _fill_lent(self, buffer: memoryview, row: int, start: int, stop: int) -> None:
-        lent = self.lent[row]
-        ranges = [(ref, start + (at - row) * self.width, stop + (at - row) * self.width) for ref, at in lent]
-        if len(ranges) == 1 and ranges[0][0].dtype is self.dtype:
-            ranges[0][0].read_into(buffer, *ranges[0][1:])
-            return
-        total = sum((_read(*found).astype(np.float64) for found in ranges), np.zeros(stop - start))
-        buffer[:] = (total / len(ranges)).astype(self._numpy).view(np.uint8).data
+            found = self.averaged[row]
+            shifts = [(ref, (number - row) * self.width) for ref, number in found]
+            total = sum(
+                (_read(ref, start + shift, stop + shift).astype(np.float64) for ref, shift in shifts),
+                np.zeros(stop - start),
+            )
+            buffer[:] = (total / len(found)).astype(self._numpy).view(np.uint8).data
 
     @property
     def _numpy(self) -> type[np.floating]:
@@ -127,3 +175,8 @@ class ChosenRows(TensorRef):
 
 def _read(ref: TensorRef, start: int, stop: int) -> np.ndarray:
     return widen(np.frombuffer(ref.read(start, stop), dtype=np.uint8), ref.dtype.name)
+
+
+def _is_file(source: TensorRef) -> TypeGuard[StoredTensor]:
+    """Whether a tensor is read by positions of one file on this machine."""
+    return isinstance(source, StoredTensor) and source.file.on_disk

@@ -59,7 +59,7 @@ class Written(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """One weight file of the result: its name, header, and each tensor's absolute offset."""
+    """One weight file of the result: its name below the result's folder, header, and each tensor's absolute offset."""
 
     name: str
     header: bytes
@@ -67,8 +67,23 @@ class Shard:
     nbytes: int
 
 
-def split_into_shards(tensors: Sequence[Written], most_bytes: int = DEFAULT_SHARD_BYTES) -> list[Shard]:
-    """Files as transformers names them: tensors in order, a new file where the next would exceed `most_bytes`."""
+def split_into_shards(
+    tensors: Sequence[Written], most_bytes: int = DEFAULT_SHARD_BYTES, components: Mapping[str, str] | None = None
+) -> list[Shard]:
+    """Files as transformers names them: tensors in order, a new file where the next would exceed `most_bytes`.
+
+    `components` maps the folders of a pipeline to the names of their files: a tensor ``unet/name`` lies in ``unet/`` as
+    ``name``. The default is one model: ``{"": "model"}``.
+    """
+    shards = []
+    for folder, stem in (components or {"": "model"}).items():
+        start = f"{folder}/" if folder else ""
+        own = [tensor for tensor in tensors if tensor.name.startswith(start)]
+        shards += _split(own, most_bytes, start, stem) if own or not folder else []
+    return shards
+
+
+def _split(tensors: Sequence[Written], most_bytes: int, folder: str, stem: str) -> list[Shard]:
     groups: list[list[Written]] = [[]]
     size = 0
     for tensor in tensors:
@@ -79,9 +94,11 @@ def split_into_shards(tensors: Sequence[Written], most_bytes: int = DEFAULT_SHAR
         size += tensor.nbytes
     shards = []
     for at, group in enumerate(groups, 1):
-        name = "model.safetensors" if len(groups) == 1 else f"model-{at:05d}-of-{len(groups):05d}.safetensors"
-        header, offsets = build_header({t.name: (t.dtype, t.shape) for t in group}, METADATA)
-        shards.append(Shard(name, header, offsets, len(header) + sum(t.nbytes for t in group)))
+        series = "" if len(groups) == 1 else f"-{at:05d}-of-{len(groups):05d}"
+        header, offsets = build_header({t.name.removeprefix(folder): (t.dtype, t.shape) for t in group}, METADATA)
+        places = {folder + name: offset for name, offset in offsets.items()}
+        nbytes = len(header) + sum(t.nbytes for t in group)
+        shards.append(Shard(f"{folder}{stem}{series}.safetensors", header, places, nbytes))
     return shards
 
 
@@ -254,6 +271,7 @@ class Sink:
         for shard in self.shards:
             path = self.staging / shard.name
             try:
+                path.parent.mkdir(exist_ok=True)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 self._files.append(descriptor)
                 os.ftruncate(descriptor, shard.nbytes)
@@ -310,7 +328,9 @@ class Sink:
         if self.fsync:
             for shard, descriptor in zip(self.shards, self._files, strict=True):
                 self._flush(descriptor, shard.nbytes)
-            self._sync_folder(self.staging)
+            written = (*files, *(shard.name for shard in self.shards))
+            for folder in sorted({(self.staging / name).parent for name in written} | {self.staging}):
+                self._sync_folder(folder)
         self._publish()
         # last: until then a resumed run finds its work, and the lock is held
         (self.out / JOURNAL).unlink(missing_ok=True)

@@ -51,6 +51,9 @@ class TensorRef(ABC):
         """Bytes that reading `elements` of it takes besides the caller's buffer."""
         return 0
 
+    def rehearse(self) -> None:  # noqa: B027  (most need nothing)
+        """Load or compile what reading it needs, before the work starts."""
+
     @abstractmethod
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
         """Fill `buffer` with the little-endian bytes of elements `start` to `stop` (exclusive)."""

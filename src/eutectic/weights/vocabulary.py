@@ -116,6 +116,9 @@ def _from_tokenizer_json(folder: Place) -> Vocabulary:
 
 
 def _numbers(found: Mapping[str, Any], path: Place) -> dict[str, int]:
+    values = found.values()
+    if set(map(type, values)) == {int} and min(values) >= 0 and max(values) < MOST_TOKENS:
+        return dict(found)  # at once: there are many, and seldom is one wrong
     for token, number in found.items():
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < MOST_TOKENS:
             raise FormatError(f"{path}: the token {token[:40]!r} has the number {str(number)[:40]}")

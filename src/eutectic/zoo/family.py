@@ -28,7 +28,7 @@ Report = Callable[[str], None]
 SPLITS = ("train", "validation", "test")
 OWN_FILES = re.compile(
     r"family\.json|suite\.json|(data|heads)/[^/]+\.safetensors"
-    r"|(base|joint|(experts|mixtures)/[^/]+)/(config\.json|model\.safetensors)"
+    r"|(base|joint|(experts|mixtures)/[^/]+)/(config\.json|model\.safetensors|(tokenizer|special_tokens|vocab)[^/]*)"
     r"|adapters/[^/]+/adapter_(config\.json|model\.safetensors)"
 )
 
@@ -71,6 +71,11 @@ class FamilyWriter:
             self._write_tensors(place, splits[split])
         self._tasks.append({"name": name, "kind": kind, "role": role, **more, "data": data})
 
+    def add_file(self, place: str, data: bytes) -> None:
+        """Any other file, a tokenizer's for one."""
+        (self.folder / place).write_bytes(data)
+        self._record(place)
+
     def finish(self, identity: Mapping[str, Any], packages: tuple[str, ...]) -> None:
         """Write suite.json and family.json; nothing may follow."""
         title = f"{identity['name']}-{identity['variant']}"
@@ -93,8 +98,7 @@ class FamilyWriter:
         self._record(place)
 
     def _write_json(self, place: str, document: Mapping[str, Any]) -> None:
-        (self.folder / place).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        self._record(place)
+        self.add_file(place, (json.dumps(document, indent=2) + "\n").encode())
 
     def _record(self, place: str) -> None:
         data = (self.folder / place).read_bytes()

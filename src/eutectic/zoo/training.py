@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Schedule", "accuracy", "arrays_of", "generator", "initial_tensors", "label_loss", "next_byte_loss", "run_steps",
-    "train", "undisturbed_torch",
+    "Schedule", "accuracy", "arrays_of", "bits_per_byte", "generator", "initial_tensors", "label_loss",
+    "next_byte_loss", "run_steps", "train", "undisturbed_torch",
 ]  # fmt: skip
 
 Loss = Callable[..., "torch.Tensor"]  # (network, *arrays of one batch) -> mean loss
@@ -188,6 +188,16 @@ def next_byte_loss(network: torch.nn.Module, ids: torch.Tensor, counted: torch.T
     if counted is not None:
         targets = targets.masked_fill(~counted[:, 1:].bool(), -100)  # -100: cross_entropy leaves these out
     return cross_entropy(logits.transpose(1, 2), targets)
+
+
+def bits_per_byte(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], ids: np.ndarray) -> float:
+    """Mean -log2 p of each byte of the slices `ids` [n, L] but the first, given those before it."""
+    import torch
+
+    with undisturbed_torch(), torch.no_grad():
+        network = load_network(tensors, config)
+        losses = [(float(next_byte_loss(network, part)), len(part)) for part in torch.from_numpy(ids).split(32)]
+        return sum(loss * count for loss, count in losses) / len(ids) / math.log(2)
 
 
 def arrays_of(network: torch.nn.Module, like: Mapping[str, Any]) -> dict[str, np.ndarray]:

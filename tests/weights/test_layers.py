@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eutectic.recipes.layers import depth_keys, follows_layers, layer_of, main_stack, position_of, stacks_of
+from eutectic.weights.layers import depth_keys, follows_layers, layer_of, main_stack, position_of, stacks_of
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""PCB-Merging: let parameters compete within their task and between tasks, and merge the winners by their scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from eutectic.methods.method import PerSource, Range, Setting, each, merge_method
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["pcb"]
+
+CLIPPED = {"main": 1e-4, "vision": 1e-2, "paper": 1e-2}  # share of entries clipped at either end
+
+LEAST = 1e-12  # sum of the shares of an entry that any task has won
+
+
+def _work_bytes(setting: Setting) -> int:
+    return (5 * setting.sources + 22) * 8 * math.prod(setting.shape)
+
+
+def _ranked(values: torch.Tensor, at: int) -> torch.Tensor:
+    """The entry that is `at` in rising order, counted from 0."""
+    return values.kthvalue(min(at, values.numel() - 1) + 1).values
+
+
+def _clip(delta: torch.Tensor, share: float) -> torch.Tensor:
+    """|δ| with so many of the smallest and of the largest entries set to the next one's value."""
+    size, cut = delta.abs(), int(share * delta.numel())
+    return size.clamp(_ranked(size, cut), _ranked(size, size.numel() - 1 - cut))
+
+
+def _spread(values: torch.Tensor) -> torch.Tensor:
+    """(x - min) / (max - min); where all are equal, 1, or 0 if they are zero."""
+    low, high = values.min(), values.max()
+    wide = high > low
+    return ((values - low) / (high - low).where(wide, 1.0)).where(wide, (values != 0).to(values.dtype))
+
+
+@merge_method(
+    summary="parameters that win within their task and among tasks, averaged by score",
+    reference="Du et al., Parameter Competition Balancing for Model Merging, NeurIPS 2024 (arXiv 2410.02396)",
+    space="delta",
+    scope="tensor",
+    base="required",
+    sparsifies=True,
+    idempotent=False,
+    departures=(
+        "the paper takes the model as one vector, Eutectic each tensor by itself",
+        "the authors publish three forms of the score between tasks (variant); the default is the paper's",
+    ),
+    work_bytes=_work_bytes,
+)
+def pcb(
+    tensors: Sequence[torch.Tensor],
+    *,
+    base: torch.Tensor,
+    weight: Annotated[PerSource[float], "weight of each task vector"] = each(1.0),
+    density: Annotated[float, Range(0, 1), "share of the entries that win in each task"] = 0.1,
+    lambda_: Annotated[float, "scale of the merged task vector"] = 1.0,
+    variant: Annotated[Literal["paper", "main", "vision"], "which form of the score between tasks"] = "paper",
+) -> torch.Tensor:
+    """PCB: θ = θ0 + λ Σ w_k s_k δ̂_k / Σ s_k, with scores β_k = exp(N m(|δ̂_k|)²) · inter_k, s_k = m(max(β_k, c_k)).
+
+    m is (x - min) / (max - min) over the tensor; δ̂ has its extremes clipped (1% at either end, 0.01% for `main`); c_k
+    is the score that `density` of the entries exceed, so that all others count for nothing. inter_k, with
+    n = sign(δ) m(|δ̂|): `paper` Σ_l tanh(n_k n_l), `vision` tanh(δ_k Σ_l n_l), `main` tanh(δ_k Σ_l δ_l).
+
+    Where no source's score counts, the base is kept. A source without any change takes no part.
+
+    Args:
+        tensors: the sources θ_k; base: θ0.
+        weight: w_k, one number or one per source; scores do not depend on it.
+        density: share of the entries that win, 0 to 1.
+        lambda_: λ (``lambda`` in a recipe).
+        variant: "paper", "main" or "vision".
+
+    >>> import torch
+    >>> a, b = torch.tensor([3.0, 1.0, 0.5, 0.0]), torch.tensor([2.0, -4.0, 0.5, 0.0])
+    >>> pcb([a, b], base=torch.zeros(4), density=0.5)
+    tensor([ 3., -4.,  0.,  0.])
+    """
+    import torch
+
+    origin = base.double().reshape(-1)
+    total, shares = torch.zeros_like(origin), torch.zeros_like(origin)
+    if not origin.numel():
+        return base * 1.0
+    deltas = [tensor.double().reshape(-1) - origin for tensor in tensors]
+    units = [delta.sign() * _spread(_clip(delta, CLIPPED[variant])) for delta in deltas]
+    others = sum(deltas if variant == "main" else units)
+    for delta, unit, w in zip(deltas, units, weight, strict=True):
+        if variant == "paper":
+            inter = sum(torch.tanh(unit * other) for other in units)
+        else:
+            inter = torch.tanh(delta * others)
+        score = torch.exp(len(deltas) * unit.abs() ** 2) * inter
+        least = _ranked(score, int(score.numel() * (1 - density)))
+        share = _spread(score.clamp(min=least))
+        total = total + w * share * delta.sign() * _clip(delta, CLIPPED[variant])
+        shares = shares + share
+    won = shares > LEAST
+    return (origin + lambda_ * (total / shares.where(won, 1.0)).where(won, 0.0)).reshape(base.shape)
