@@ -210,3 +210,13 @@ def test_an_adapter_and_a_family(tmp_path: Path) -> None:
     assert "family of experts (bytes)" in inspect(tmp_path / "f")
     refused = CliRunner().invoke(main, ["inspect", str(tmp_path / "f"), "--values"])
     assert refused.exit_code == 2 and "inspect a model in it" in refused.stderr
+
+
+def test_a_pipeline_is_looked_into_as_a_whole(tmp_path: Path) -> None:
+    weights = {"w": np.zeros((4, 4), np.float32)}
+    write(tmp_path, "p/unet", weights, weights="diffusion_pytorch_model.safetensors", config={"_class_name": "U"})
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (tmp_path / "p" / "model_index.json").write_text(json.dumps(index))
+    found = inspect_json(tmp_path / "p")
+    assert (found["kind"], found["parameters"]) == ("pipeline", 16)
+    assert "  kind        diffusion pipeline\n" in inspect(tmp_path / "p")

@@ -15,8 +15,8 @@ __all__ = ["print_inspection", "print_members"]
 LARGEST = 3  # patterns named as having the largest tensors
 MOST_STACKS = 4
 MOST_FILES = 12
-MOST_PARTS = 6
 MOST_PATTERNS = 60  # rows of the pattern table; --json has all
+MOST_PARTS = 6
 MOST_VALUES = 12  # tensors with the largest values
 _KINDS = {
     "model": "model", "merged": "merged model, with its recipe", "weights": "weights without a config.json",

@@ -18,8 +18,8 @@ __all__ = ["FAMILIES", "FamilyEntry", "build"]
 class FamilyEntry(NamedTuple):
     """A family that can be built: where its builder is (``"module:function"``), and what is to be known before.
 
-    `variants` tells each in a line, the default first; `minutes` is about what the longest of them takes on
-    one core; `needs` is what must be installed; `options` are the builder's settings besides variant, seed and force.
+    `variants` tells each in a line, the default first; `minutes` is about what the longest of them takes on one core;
+    `needs` is what must be installed; `options` are the builder's settings besides variant, seed and force.
     """
 
     builder: str
