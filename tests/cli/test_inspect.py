@@ -165,14 +165,9 @@ def write(folder: Path, name: str, tensors: dict[str, np.ndarray], **files: Any)
 def test_hazards_and_parts(model: Path) -> None:
     found = inspect_json(model)
     assert found["kind"] == "model" and found["declared"] == []
-    assert [(part["name"], part["tensors"]) for part in found["parts"]] == [
-        ("model.embed_tokens", 1),
-        ("model.layers", 6),
-    ]
     assert [hazard["kind"] for hazard in found["hazards"]] == ["mixed_types", "overflow", "no_tokenizer"]
     shown = inspect(model)
     assert "\nBeware when merging\n  - floats of several types" in shown
-    assert "  parts       model.layers 75.0%; model.embed_tokens 25.0%\n" in shown
 
 
 def test_values_are_read_when_asked_for(tmp_path: Path) -> None:
@@ -195,7 +190,7 @@ def test_among_and_base(tmp_path: Path) -> None:
     assert "Likely base: base (as given)" in shown and "base (base)" in shown
 
 
-def test_an_adapter_a_family_and_a_pipeline(tmp_path: Path) -> None:
+def test_an_adapter_and_a_family(tmp_path: Path) -> None:
     base = {"w": np.zeros((4, 4), np.float32)}
     factors = {"base_model.model.w.lora_A.weight": np.zeros((2, 4), np.float32)}
     config = {"r": 2, "lora_alpha": 4, "target_modules": ["w"], "base_model_name_or_path": "org/base"}
@@ -215,6 +210,13 @@ def test_an_adapter_a_family_and_a_pipeline(tmp_path: Path) -> None:
     assert "family of experts (bytes)" in inspect(tmp_path / "f")
     refused = CliRunner().invoke(main, ["inspect", str(tmp_path / "f"), "--values"])
     assert refused.exit_code == 2 and "inspect a model in it" in refused.stderr
-    write(tmp_path, "p/unet", base, weights="diffusion_pytorch_model.safetensors")
-    (tmp_path / "p" / "model_index.json").write_text('{"_class_name": "X", "unet": ["diffusers", "U"]}')
-    assert inspect_json(tmp_path / "p")["members"][0]["parameters"] == 16
+
+
+def test_a_pipeline_is_looked_into_as_a_whole(tmp_path: Path) -> None:
+    weights = {"w": np.zeros((4, 4), np.float32)}
+    write(tmp_path, "p/unet", weights, weights="diffusion_pytorch_model.safetensors", config={"_class_name": "U"})
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (tmp_path / "p" / "model_index.json").write_text(json.dumps(index))
+    found = inspect_json(tmp_path / "p")
+    assert (found["kind"], found["parameters"]) == ("pipeline", 16)
+    assert "  kind        diffusion pipeline\n" in inspect(tmp_path / "p")

@@ -57,16 +57,6 @@ def test_an_adapter(make_model: Make, tmp_path: Path) -> None:
     assert found.facts == {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "base": "org/base"}
 
 
-def test_a_pipeline(make_model: Make, tmp_path: Path) -> None:
-    make_model("p/unet", W)
-    (tmp_path / "p" / "scheduler").mkdir()
-    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "U"], "scheduler": ["diffusers", "S"]}
-    (tmp_path / "p" / "model_index.json").write_text(json.dumps(index))
-    found = look(tmp_path / "p")
-    assert found is not None and (found.kind, list(found.members)) == ("pipeline", ["unet"])
-    assert found.facts == {"class": "StableDiffusionPipeline", "without weights": ["scheduler"]}
-
-
 def test_models_and_their_declared_bases(make_model: Make) -> None:
     plain = make_model("plain", W)
     assert look(plain) is None and kind_of(open_checkpoint(plain)) == "weights"

@@ -41,7 +41,7 @@ def inspect(
     path: str, list_tensors: bool, values: bool, candidates: tuple[str, ...], base: str | None, as_json: bool
 ) -> None:
     """Show what PATH is and holds: a model folder, one weight file, or a recipe (unmerged); an adapter, a family of
-    experts, or a diffusion pipeline; a URL or a name of the hub stands for a model, too.
+    experts; a URL or a name of the hub stands for a model, too.
 
     Parameters, bytes, types, files, layers, parts, what may go wrong in a merge, and all tensors with names that
     differ only in numbers collapsed into one line. Only headers are read, so any size of model takes a moment.
@@ -117,7 +117,7 @@ def describe(checkpoint: Checkpoint, *, list_tensors: bool = False) -> dict[str,
 
 
 def describe_members(path: str, folder: Folder) -> dict[str, Any]:
-    """A family or a pipeline as plain data: what it is, and each model in it with its size, or why it has none."""
+    """A family as plain data: what it is, and each model in it with its size, or why it has none."""
     from eutectic.errors import EutecticError
 
     members = []

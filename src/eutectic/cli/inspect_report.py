@@ -20,7 +20,7 @@ MOST_PARTS = 6
 MOST_VALUES = 12  # tensors with the largest values
 _KINDS = {
     "model": "model", "merged": "merged model, with its recipe", "weights": "weights without a config.json",
-    "planned": "recipe, not merged", "adapter": "adapter",
+    "planned": "recipe, not merged", "adapter": "adapter", "pipeline": "diffusion pipeline",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from eutectic.errors import FormatError
 from eutectic.recipes.card import CARD, LOCK, front_matter
-from eutectic.weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, read_json
+from eutectic.weights.checkpoint import Checkpoint, read_json
 
 __all__ = ["Folder", "declared_base", "kind_of", "look"]
 
@@ -39,15 +39,13 @@ class Folder:
 
 
 def look(folder: Path) -> Folder | None:
-    """What a local folder is, if it is a family, an adapter or a pipeline; None where it may be a model.
+    """What a local folder is, if it is a family or an adapter; None where it may be a model.
 
     Raises:
         FormatError: the file that describes it is malformed.
     """
     if (folder / FAMILY).is_file():
         return _family(folder)
-    if (folder / PIPELINE).is_file():
-        return _pipeline(folder)
     weights = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
     if (folder / ADAPTER).is_file() and weights is not None:
         found = read_json(folder / ADAPTER)
@@ -58,12 +56,14 @@ def look(folder: Path) -> Folder | None:
 
 
 def kind_of(checkpoint: Checkpoint) -> str:
-    """``merged``, ``model``, ``weights`` (no config.json) or ``planned`` (a recipe)."""
+    """``merged``, ``pipeline``, ``model``, ``weights`` (no config.json) or ``planned`` (a recipe)."""
     if checkpoint.path is None:
         return "planned"
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if checkpoint.path.is_dir() and (folder / LOCK).is_file():
         return "merged"
+    if checkpoint.path.is_dir() and (folder / PIPELINE).is_file():
+        return "pipeline"
     return "model" if checkpoint.config else "weights"
 
 
@@ -114,18 +114,3 @@ def _member_paths(found: Mapping[str, Any], folder: Path) -> Iterator[tuple[str,
             yield from ((f"{label} {path.name}", f"{key}/{path.name}") for path in sorted((folder / key).iterdir()))
     if isinstance(found.get("joint"), str):
         yield "joint", found["joint"]
-
-
-def _pipeline(folder: Path) -> Folder:
-    found = read_json(folder / PIPELINE)
-    parts = {name: folder / name for name in found if not name.startswith("_") and _holds_weights(folder / name)}
-    others = [
-        name for name in found if not name.startswith("_") and name not in parts and isinstance(found[name], list)
-    ]
-    facts = {"class": found.get("_class_name"), "without weights": others}
-    return Folder("pipeline", f"diffusion pipeline ({found.get('_class_name', 'without a class')})", facts, parts)
-
-
-def _holds_weights(folder: Path) -> bool:
-    suffixes = (".safetensors", *PICKLE_SUFFIXES)
-    return folder.is_dir() and any(path.name.endswith(suffixes) for path in folder.iterdir())
