@@ -8,8 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from eutectic.zoo.perceptron import train_perceptron
-
 import eutectic
 from eutectic.recipes.average import average_recipe
 from eutectic.recipes.run_metrics import read_trainer_state
@@ -17,16 +15,17 @@ from eutectic.recipes.schedules import ema_weights, metric_weights, uniform_weig
 from eutectic.recipes.training_run import find_checkpoints
 from eutectic.weights.safetensors import write_safetensors
 from eutectic.zoo.digits import build_digits
+from eutectic.zoo.training import Schedule, train
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
 family = build_digits(folder / "digits")
 base = eutectic.open(family.base)
-train = family.split("train")
+images = family.split("train")
 
 # A run as transformers' Trainer leaves it: a folder every 20 steps, and a log of the metric.
 tensors, log = {name: ref.to_numpy() for name, ref in base.items()}, []
 for step in range(20, 140, 20):
-    tensors = train_perceptron(tensors, train.images, train.labels, steps=20, rate=0.05, key=f"step {step}")
+    tensors = train(tensors, base.config, images, Schedule(20, 0.05, optimiser="momentum"), key=f"step {step}")
     saved = folder / "run" / f"checkpoint-{step}"
     saved.mkdir(parents=True)
     write_safetensors(saved / "model.safetensors", tensors, {"format": "pt"})
