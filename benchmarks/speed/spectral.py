@@ -3,8 +3,8 @@
     python benchmarks/speed/spectral.py [--size 0.1B] [--layers 2] [--report]
 
 Needs nothing but torch. The other side is what the papers' code does: `torch.linalg.svd` in float32 of every delta of
-two axes, once with all singular vectors (its default, `full_matrices=True`) and once without the superfluous ones, with
-all of torch's threads; embeddings and heads are averaged on both sides, so they do not count. Ours is the whole
+two axes, once with all singular vectors (its default, `full_matrices=True`) and once without the superfluous ones, on
+as many threads; embeddings and heads are averaged on both sides, so they do not count. Ours is the whole
 `eutectic merge`, process, reading and writing included; theirs is the arithmetic alone. `--layers` decomposes only so
 many layers there and scales the time up to all: layers are alike.
 """
@@ -43,7 +43,7 @@ def recipe(folder: Path, method: str) -> dict:
     return {"merge_method": method, "base_model": str(folder / "base"), "models": models, "out_dtype": "float32"}
 
 
-def ours(folder: Path, method: str) -> tuple[Seconds, Path]:
+def ours(folder: Path, method: str, threads: int) -> tuple[Seconds, Path]:
     """Seconds of the whole process, and where the result is."""
     path, out = WORK / f"{method}.yaml", WORK / f"spectral-{method}"
     path.write_text(json.dumps(recipe(folder, method)))
@@ -112,15 +112,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", default="0.1B")
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides")
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     folder, begun = family(arguments.size), load()
     lines = [
         "| method | | eutectic merge, s | full SVD, s | ratio | without superfluous vectors, s | ratio | apart |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for method in METHODS:
-        own, out = ours(folder, method)
+        own, out = ours(folder, method, arguments.threads)
         found, apart = compare(folder, method, out, arguments.layers)
         for kind in Seconds._fields:
             mine, full, thin = (getattr(seconds, kind) for seconds in (own, found["full"], found["thin"]))
@@ -128,13 +130,14 @@ def main() -> None:
             lines.append(f"| {method} | {kind} | " + " | ".join(f"{v:.1f}" for v in row) + f" | {apart:.1e} |")
         print("\n".join(lines[-2:]), flush=True)
     if arguments.report:
-        write(arguments.size, arguments.layers, begun, lines)
+        write(arguments, begun, lines)
 
 
-def write(size: str, layers: int, begun: str, lines: list[str]) -> None:
+def write(arguments: argparse.Namespace, begun: str, lines: list[str]) -> None:
     """The report beside the others."""
+    size, layers, threads = arguments.size, arguments.layers, arguments.threads
     date = datetime.date.today().isoformat()
-    command = f"python benchmarks/speed/spectral.py --size {size} --layers {layers}"
+    command = f"python benchmarks/speed/spectral.py --size {size} --layers {layers} --threads {threads}"
     head = [
         f"# Spectral merges: {size}, 4 fine-tunes, bfloat16 sources", "",
         f"{cpu_model()}, {os.cpu_count()} processors, {date}, torch {torch.__version__};",

@@ -58,6 +58,7 @@ def merge_in_torch(
     shape = (n,)
     if step.shape and merge.method.scope != "element":
         shape = (n // max(1, step.numel // step.shape[0]), *step.shape[1:])
+    torch.set_num_threads(torch.get_num_threads())  # LAPACK minds it only in threads that have set it themselves
     shaped = [tensor.reshape(shape) for tensor in tensors]
     base = shaped.pop(0) if merge.base is not None else None
     with torch.no_grad():

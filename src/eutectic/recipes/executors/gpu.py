@@ -23,7 +23,7 @@ from eutectic.recipes.cutting import device_bytes, tile_of
 from eutectic.recipes.match import Step
 from eutectic.recipes.plan import Plan
 from eutectic.recipes.profile import Clock, Profile
-from eutectic.recipes.semantics import check_inputs, merge_in_torch
+from eutectic.recipes.semantics import check_inputs, merge_in_torch, one_thread
 from eutectic.recipes.tree import Leaf, Merge
 from eutectic.weights.digest import PIECE, combine_pieces, hash_pieces, hash_range
 from eutectic.weights.readahead import ReadAhead
@@ -128,6 +128,7 @@ class GpuStream:
         threads = self.plan.shape.threads
         self.up, self.down = self._lanes(threads), self._lanes(threads)
         with (
+            one_thread(True),  # what torch does on the host must not depend on their number either
             ReadAhead([ref for step in todo for ref in step.refs if ref is not None]) as ahead,
             ThreadPoolExecutor(threads, "read") as readers,
             ThreadPoolExecutor(threads, "write") as writers,
