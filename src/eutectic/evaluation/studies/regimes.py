@@ -1,7 +1,8 @@
-"""A regime map: which method wins where. Base strength x size of the changes x overlap x number of experts.
+"""A regime map: which method wins where. Base strength x norm of a change x overlap x number of experts.
 
 - base strength: of each family, its base's multi-task score; give families of both regimes, in-basin and far.
-- size: experts are moved to base + s (expert - base), s in `SIZES`, by a recipe within the recipe.
+- norm: the first expert of a subset is moved to base + s (expert - base), s in `SIZES`, by a recipe within the recipe.
+  A factor that all changes share would show nothing: tuning the scale takes it out again.
 - overlap: of the subsets of one size, the one whose experts' changes have the highest mean cosine, and the lowest.
 - number: subsets of 2 experts, of about half, and all.
 In each cell every method's scale is tuned on validation over one grid; the cell's winner is the best on test.
@@ -56,7 +57,7 @@ def map_regimes(
     cells: list[Cell] = []
     failures: list[str] = []
     for size, (overlap, subset, cosine) in itertools.product(SIZES, list(_subsets(bench))):
-        report(f"{bench.family.path.name}: {len(subset)} experts, {overlap} overlap, changes x {size:g}")
+        report(f"{bench.family.path.name}: {len(subset)} experts, {overlap} overlap, first change x {size:g}")
         scores: dict[str, float] = {}
         for candidate in methods:
             try:
@@ -70,8 +71,9 @@ def map_regimes(
 
 
 def _score(bench: Bench, candidate: Candidate, grid: Sequence[float], subset: Sequence[str], size: float) -> float:
-    """The test score of a method over moved experts, at the scale that is best on validation."""
-    experts = [moved(bench.base, bench.experts[name], size) for name in subset]
+    """The test score of a method, the first expert moved, at the scale that is best on validation."""
+    first, *others = (bench.experts[name] for name in subset)
+    experts = [moved(bench.base, first, size), *others]
     tried: dict[float, float] = {}
     for scale in sorted(grid):
         recipe = candidate.recipe(bench.base, experts, scale, bench.family.seed)

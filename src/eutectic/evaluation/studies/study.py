@@ -55,7 +55,7 @@ STUDIES = {
     "mergebench": "multi-task score, forgetting, time and memory of every method, tuned on validation",
     "in-the-wild": "random subsets of the experts: is the merge better than the base, than the best expert?",
     "3h": "conflicting objectives: mergers against data mixtures at equal compute, by mean and by the worst objective",
-    "regimes": "which method wins where: strength of the base, size and overlap of the changes, number of experts",
+    "regimes": "which method wins where: strength of the base, norm and overlap of the changes, number of experts",
 }
 WILD = ("task_arithmetic", "ties", "model_stock", "tsv_m", "iso_c", "task_arithmetic_sb")
 MAPPED = ("linear", "task_arithmetic", "ties", "dare_ties", "model_stock", "tsv_m", "iso_c", "task_arithmetic_sb")
