@@ -196,7 +196,7 @@ class Claim(_Frozen):
 class Regime(_Frozen):
     """One cell of a regime map: the multi-task score of every method there (None: not measured), and the best one.
 
-    `base` is the base's own score, `size` the factor of the first expert's change, `cosine` the mean cosine of the changes.
+    `base` is the base's own score, `size` the factor of the first expert's change, `cosine` the changes' mean cosine.
     """
 
     family: str

@@ -57,7 +57,7 @@ function deltaSection(deltas) {
 // Which method wins where: a row for each cell, coloured from its worst score to its best.
 function regimeTable() {
   const methods = [...new Set(results.regimes.flatMap((cell) => Object.keys(cell.scores)))];
-  const facts = ["regime", "experts", "overlap", "size of deltas", "cosine", "base", "winner"];
+  const facts = ["regime", "experts", "overlap", "first delta", "cosine", "base", "winner"];
   const lines = results.regimes.map((cell) => {
     const values = Object.values(cell.scores).filter(known), low = Math.min(...values), high = Math.max(...values);
     const scores = methods.map((method) => {
