@@ -16,7 +16,7 @@ import numpy as np
 
 from eutectic.evaluation import results
 from eutectic.evaluation.scores import Failure, Scores
-from eutectic.evaluation.statistics import RESAMPLES, generator, interval_of, resampled, two_sided
+from eutectic.evaluation.statistics import RESAMPLES, Interval, generator, interval_of, resampled, two_sided
 from eutectic.evaluation.studies.bench import Bench, Measured, normalised
 
 __all__ = ["Replicates", "Summary"]
@@ -35,8 +35,7 @@ class Replicates:
         """The value with its 95% interval; None where the row was not measured whole."""
         if row not in self.values:
             return None
-        found = interval_of(self.values[row], self.replicates[row])
-        return results.Interval(value=_round(found.value), low=_round(found.low), high=_round(found.high))
+        return _rounded(interval_of(self.values[row], self.replicates[row]))
 
 
 class Summary:
@@ -119,31 +118,30 @@ class Summary:
             ),
             scores={task.name: _cell(task.name, [m for _, m in found]) for task in found[0][0].evaluator.suite},
             mean=shares.interval(row),
-            forgetting=self._forgetting(row),
+            forgetting={task: changes[row] for task, changes in self._changes.items() if row in changes},
             seconds=results.Cost(**costs),
             bytes=results.Size(**sizes),
         )  # fmt: skip
 
-    def _forgetting(self, row: str) -> dict[str, results.Interval]:
-        """The change against the base on each task of role base, in its unit."""
-        found: dict[str, results.Interval] = {}
+    @cached_property
+    def _changes(self) -> dict[str, dict[str, results.Interval]]:
+        """The change against the base on each task of role base, in its unit, by row."""
+        found: dict[str, dict[str, results.Interval]] = {}
         for task in self.families[0][0].kept:
-            parts = []
+            parts: dict[str, list[tuple[float, np.ndarray]]] = {}
             for _, rows in self.families:
-                by_id = {m.id: m.outcomes.get(task.name) for m in rows}
-                mine, base = by_id.get(row), by_id.get("base")
-                if not (
-                    isinstance(mine, Scores) and isinstance(base, Scores) and len(mine.samples) == len(base.samples)
-                ):
-                    break
-                difference = mine.samples - base.samples
-                parts.append((difference.mean(), resampled({"": difference}, self.seed, f"samples {task.name}")[""]))
-            else:
-                value = fmean(float(part[0]) for part in parts)
-                interval = interval_of(value, self._over_families([part[1] for part in parts]))
-                found[task.name] = results.Interval(
-                    value=_round(interval.value), low=_round(interval.low), high=_round(interval.high)
-                )
+                base = next((_samples(row, task.name) for row in rows if row.id == "base"), np.empty(0))
+                whole = [row for row in rows if len(_samples(row, task.name)) == len(base) > 0]
+                if whole:
+                    table = np.stack([_samples(row, task.name) - base for row in whole], axis=1)
+                    draws = resampled({"": table}, self.seed, f"samples {task.name}")[""]
+                    for column, row in enumerate(whole):
+                        parts.setdefault(row.id, []).append((float(table[:, column].mean()), draws[:, column]))
+            found[task.name] = {
+                row: _rounded(interval_of(fmean(p for p, _ in of), self._over_families([draws for _, draws in of])))
+                for row, of in parts.items()
+                if len(of) == len(self.families)
+            }
         return found
 
 
@@ -196,6 +194,10 @@ def _cell(task: str, rows: Sequence[Measured]) -> results.Score | results.Hole:
 def _mean(key: str, facts: Sequence[Mapping[str, float]]) -> float | None:
     known = [found[key] for found in facts if key in found]
     return fmean(known) if known else None
+
+
+def _rounded(interval: Interval) -> results.Interval:
+    return results.Interval(value=_round(interval.value), low=_round(interval.low), high=_round(interval.high))
 
 
 def _round(value: float) -> float:
