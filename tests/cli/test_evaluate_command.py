@@ -42,6 +42,9 @@ def test_json_and_a_ledger(cli: Cli, digits: Family, tmp_path: Path) -> None:
     pair = expert["against_first"]["flip"]
     assert pair["difference"] == pytest.approx(difference) and pair["low"] < difference < pair["high"]
     assert base["against_first"] == {}
+    assert cli(*arguments, "--samples", tmp_path / "samples.json").exit_code == 0
+    samples = json.loads((tmp_path / "samples.json").read_text())["samples"][str(digits.base)]["flip"]
+    assert sum(samples) / len(samples) == pytest.approx(base["scores"]["flip"]["value"])
 
 
 @pytest.mark.parametrize(

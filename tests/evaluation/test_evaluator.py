@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -169,3 +172,35 @@ def test_the_data_is_part_of_the_key(family: Family, tmp_path: Path) -> None:
         copy.write_bytes(other.path(other.data["test"]).read_bytes())  # type: ignore[attr-defined]
         after = evaluator.measure(family.base)["a"]
     assert isinstance(before, Scores) and isinstance(after, Scores) and before.value != after.value
+
+
+def test_models_that_differ_in_nothing_but_bytes_are_not_mistaken(family: Family, tmp_path: Path) -> None:
+    """Unpacked from an archive, files of one name, size and header may have one time of change."""
+    for name in ("base", "flip"):
+        shutil.copytree(family.base if name == "base" else family.experts[name], tmp_path / name)
+        shutil.copy(family.base / "config.json", tmp_path / name)
+        os.utime(tmp_path / name / "model.safetensors", (0, 0))
+    with Evaluator(family.suite, ledger=tmp_path / "l.sqlite") as evaluator:
+        assert values(evaluator.measure(tmp_path / "base")) != values(evaluator.measure(tmp_path / "flip"))
+
+
+def test_checkpoints_in_memory_are_told_apart_by_their_bytes(family: Family) -> None:
+    stored = {name: eutectic.open(path) for name, path in (("base", family.base), ("flip", family.experts["flip"]))}
+    with Evaluator(family.suite) as evaluator:
+        for checkpoint in stored.values():
+            held = Checkpoint(dict(checkpoint.items()), config=checkpoint.config)
+            assert values(evaluator.measure(held)) == values(evaluator.measure(checkpoint))
+
+
+def test_a_score_of_all_samples_is_never_kept_as_one_of_a_share(tmp_path: Path, family: Family) -> None:
+    (tmp_path / "beside.py").write_text(
+        "calls = []\ndef size(checkpoint, split):\n    calls.append(1)\n    return 1.0\n"
+    )
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("tasks: [{name: size, kind: python, function: 'beside:size'}]")
+    with Evaluator(suite, ledger=tmp_path / "l.sqlite") as evaluator:
+        for fidelity in (0.25, 1.0):
+            assert isinstance(evaluator.measure(family.base, fidelity=fidelity)["size"], Scores)
+        assert len(evaluator.ledger) == 1  # type: ignore[arg-type]
+    assert len(sys.modules["beside"].calls) == 1
+    assert str(tmp_path) not in sys.path

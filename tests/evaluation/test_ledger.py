@@ -102,3 +102,7 @@ def test_other_files_are_no_ledgers(tmp_path: Path) -> None:
         Ledger(path)
     with pytest.raises(OutputError, match="cannot be"):
         Ledger(tmp_path)
+    with sqlite3.connect(tmp_path / "notes.sqlite") as db:
+        db.execute("CREATE TABLE notes (text TEXT)")
+    with pytest.raises(FormatError, match="a database of something else"):
+        Ledger(tmp_path / "notes.sqlite")

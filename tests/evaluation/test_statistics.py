@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eutectic.evaluation.statistics import combine, mean_interval, paired_difference, resampled, two_sided
+from eutectic.evaluation.statistics import interval_of, mean_interval, paired_difference, resampled, two_sided
 
 
 def test_an_interval_has_the_width_of_the_standard_error() -> None:
@@ -44,12 +44,20 @@ def test_columns_of_a_group_are_drawn_together() -> None:
     assert not np.array_equal(found, resampled({"task": rows}, 1, "x")["task"])
 
 
-def test_a_statistic_of_several_groups() -> None:
-    groups = {"a": np.full((20, 1), 3.0), "b": np.full((30, 1), 1.5)}
-    (found,) = combine(groups, lambda means: means["a"] / means["b"], 0, "ratio")
-    assert [found.value, found.low, found.high] == pytest.approx([2.0, 2.0, 2.0])
+def test_many_samples_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts of all resamples at once would take gigabytes; the numbers are the same."""
+    rows = np.random.default_rng(3).standard_normal(100)
+    whole = resampled({"task": rows}, 0, "x")["task"]
+    monkeypatch.setattr("eutectic.evaluation.statistics.DRAWN", 700)
+    assert np.allclose(resampled({"task": rows}, 0, "x")["task"], whole, rtol=0, atol=1e-14)
 
 
 def test_two_sided() -> None:
     assert two_sided(np.ones(1999)) == pytest.approx(2 / 2000)
     assert two_sided(np.array([-1.0, 1.0] * 100)) == 1.0
+
+
+def test_replicates_without_a_value_are_left_out() -> None:
+    replicates = np.array([np.nan, *range(1, 100)])
+    assert two_sided(replicates) == pytest.approx(2 / 100)
+    assert interval_of(50.0, replicates).low == pytest.approx(np.quantile(np.arange(1, 100), 0.025))

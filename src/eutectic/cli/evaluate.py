@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ __all__ = ["evaluate"]
     "--fidelity", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
     help="Share of the samples.",
 )  # fmt: skip
+@click.option("--samples", type=click.Path(path_type=Path), help="Write the score of every sample to this JSON file.")
 @json_option
 @click.pass_context
 def evaluate(
@@ -37,6 +39,7 @@ def evaluate(
     tasks: tuple[str, ...],
     ledger: Path | None,
     fidelity: float,
+    samples: Path | None,
     as_json: bool,
 ) -> None:
     """Measure models, recipes and endpoints on the tasks of a suite.
@@ -55,12 +58,26 @@ def evaluate(
             name: evaluator.measure(subject, split=split, tasks=tasks or None, fidelity=fidelity, label=name)
             for name, subject in zip(subjects, opened, strict=True)
         }
+    if samples is not None:
+        _write_samples(samples, found, split)
     compared = _compare(found, chosen)
     if as_json:
         emit_json("evaluate", _describe(found, chosen, split, compared))
     else:
         _print(found, chosen, compared)
     ctx.exit(1 if any(isinstance(o, Failure) for outcomes in found.values() for o in outcomes.values()) else 0)
+
+
+def _write_samples(path: Path, found: dict[str, dict[str, Outcome]], split: str) -> None:
+    """{"split": ..., "samples": {subject: {task: [a number for each sample, in the data's order]}}}."""
+    from eutectic.evaluation.results import write_text
+    from eutectic.evaluation.scores import Scores
+
+    samples = {
+        name: {task: outcome.samples.tolist() for task, outcome in outcomes.items() if isinstance(outcome, Scores)}
+        for name, outcomes in found.items()
+    }
+    write_text(path, json.dumps({"split": split, "samples": samples}) + "\n")
 
 
 def _compare(found: dict[str, dict[str, Outcome]], suite: Suite) -> dict[str, dict[str, Any]]:
@@ -87,7 +104,7 @@ def _describe(
     def entry(outcome: Outcome) -> dict[str, Any]:
         if isinstance(outcome, Failure):
             return {"error": outcome.reason}
-        return {"value": outcome.value, "stderr": outcome.stderr, "n": outcome.n, "seconds": outcome.seconds}
+        return {"value": outcome.value, "stderr": _finite(outcome.stderr), "n": outcome.n, "seconds": outcome.seconds}
 
     def pair(paired: Any) -> dict[str, Any]:
         interval = paired.difference
@@ -106,6 +123,10 @@ def _describe(
             for name, outcomes in found.items()
         ],
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _print(found: dict[str, dict[str, Outcome]], suite: Suite, compared: dict[str, dict[str, Any]]) -> None:
@@ -132,9 +153,10 @@ def _print(found: dict[str, dict[str, Outcome]], suite: Suite, compared: dict[st
             ]
             print_table(("task", ">difference", "95% interval", ">p"), lines, title=f"{name} against {first}")
     for name, outcomes in found.items():
-        for outcome in outcomes.values():
+        for task, outcome in outcomes.items():
             if isinstance(outcome, Failure):
-                click.echo(f"{click.style('not measured:', fg='red')} {name}: {outcome.reason}", err=True)
+                reason = outcome.reason.removeprefix(f"task {task}: ").removeprefix(f"{name}: ")
+                click.echo(f"{click.style('not measured:', fg='red')} {name}, task {task}: {reason}", err=True)
 
 
 def _cell(outcome: Outcome) -> str:

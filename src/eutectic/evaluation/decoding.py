@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eutectic.errors import NonFiniteError
 from eutectic.evaluation.tasks.batches import batches, by_length
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def _decode(
                 n(input_ids=step, past_key_values=p, use_cache=True) for n, p in zip(networks, past, strict=True)
             ]
             past = [answer.past_key_values for answer in answers]
-            mean = torch.stack([torch.softmax(answer.logits[:, -1].float(), dim=-1) for answer in answers]).mean(dim=0)
+            logits = torch.stack([answer.logits[:, -1].float() for answer in answers])
+            if not bool(torch.isfinite(logits).all()):
+                raise NonFiniteError("the network answers with NaN or infinity; look at its weights")
+            mean = torch.softmax(logits, dim=-1).mean(dim=0)
             step = mean.argmax(dim=-1, keepdim=True)
             new.append(torch.where(done[:, None], -1, step))
             stop = step[:, 0] == NEWLINE if is_bytes else step[:, 0] == (-1 if end is None else end)

@@ -91,7 +91,7 @@ class Evaluator:
         """The score of every task (or of `tasks`), or why there is none.
 
         Raises:
-            EutecticError: the source cannot be opened, or the suite has no such task or split.
+            EutecticError: the source cannot be opened, or the suite has no such task.
         """
         suite = self.suite if tasks is None else self.suite.only(tasks)
         subject = self.subject(source)
@@ -104,6 +104,7 @@ class Evaluator:
 
     def _measure(self, task: Task, subject: Subject, split: str, fidelity: float, label: str) -> Outcome:
         try:
+            fidelity = task.share(fidelity)
             key = Key(subject.identity, task.name, split, task.fingerprint(split), fidelity)
             known = self._find(key)
             if known is not None:

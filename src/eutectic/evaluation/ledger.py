@@ -84,6 +84,9 @@ class Ledger:
                 f"{self.path}: a ledger of version {version}, made by a newer Eutectic; this one reads version "
                 f"{VERSION}. Name another file, or upgrade."
             )
+        if version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master WHERE name != 'scores'").fetchone()[0]:
+            self._db.close()
+            raise FormatError(f"{self.path}: a database of something else, not a ledger; name another file")
         self._db.execute(f"PRAGMA busy_timeout = {WAIT_MS}")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")

@@ -36,18 +36,24 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """A digest of what is measured: of a recipe and its sources, or of a stored checkpoint's headers and files."""
+        """A digest of what is measured: a recipe and its sources; place, size, time and header of files; or bytes."""
         return self._identity
 
     @cached_property
     def _identity(self) -> str:
+        config = json.dumps(self.checkpoint.config, sort_keys=True, default=str)
         if isinstance(self.checkpoint, Plan):
-            return fingerprint(self.checkpoint)
+            return hash_bytes(f"{fingerprint(self.checkpoint)} {config}".encode())
         files = sorted(
-            (file.path.name, file.size, file.mtime_ns, hash_bytes(header))
+            (str(file.path.absolute() if isinstance(file.path, Path) else file.path), file.size, file.mtime_ns,
+             file.etag, hash_bytes(header))
             for file, header in self.checkpoint.headers.items()
-        )
-        return hash_bytes(json.dumps([files, self.checkpoint.config], sort_keys=True, default=str).encode())
+        )  # fmt: skip
+        held = [
+            (name, tensor.dtype.name, tensor.shape, hash_bytes(tensor.to_numpy().tobytes()))
+            for name, tensor in (() if files else self.checkpoint.items())
+        ]
+        return hash_bytes(json.dumps([files, held, config]).encode())
 
     @property
     def recipe(self) -> Mapping[str, Any] | None:

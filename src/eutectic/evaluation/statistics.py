@@ -5,7 +5,7 @@ Percentile intervals of the bootstrap (Efron 1979); paired differences resample 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from eutectic.weights.digest import hash_bytes
 __all__ = [
     "Interval",
     "Paired",
-    "combine",
     "generator",
     "interval_of",
     "mean_interval",
@@ -25,6 +24,7 @@ __all__ = [
 ]
 
 RESAMPLES = 2000
+DRAWN = 1 << 22  # counts in memory at once
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,19 @@ def resampled(groups: Mapping[str, np.ndarray], seed: int, name: str, count: int
     found = {}
     for key, rows in groups.items():
         draws = generator(seed, f"{name} {key}")
-        n = len(rows)
-        counts = draws.multinomial(n, np.full(n, 1 / n), size=count)  # how often each row is drawn
-        found[key] = np.tensordot(counts / n, rows.astype(np.float64), axes=(1, 0))
+        n, values = len(rows), rows.astype(np.float64)
+        block = max(1, DRAWN // n)
+        parts = []
+        for at in range(0, count, block):
+            counts = draws.multinomial(n, np.full(n, 1 / n), size=min(block, count - at))  # how often each row is drawn
+            parts.append(np.tensordot(counts / n, values, axes=(1, 0)))
+        found[key] = np.concatenate(parts)
     return found
 
 
 def interval_of(value: float, replicates: np.ndarray) -> Interval:
-    """The 95% percentile interval of bootstrap replicates around a value."""
-    low, high = np.quantile(replicates, (0.025, 0.975))
+    """The 95% percentile interval of bootstrap replicates around a value; NaN marks those without a value."""
+    low, high = np.nanquantile(replicates, (0.025, 0.975))
     return Interval(float(value), float(low), float(high))
 
 
@@ -95,18 +99,6 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, name: str = "
 
 
 def two_sided(replicates: np.ndarray) -> float:
-    """Two-sided p of bootstrap replicates of a difference."""
+    """Two-sided p of bootstrap replicates of a difference; NaN marks those without a value."""
     at_most, at_least = int((replicates <= 0).sum()), int((replicates >= 0).sum())
-    return min(1.0, 2 * (min(at_most, at_least) + 1) / (len(replicates) + 1))
-
-
-def combine(
-    groups: Mapping[str, np.ndarray], statistic: Callable[[Mapping[str, np.ndarray]], np.ndarray], seed: int, name: str
-) -> Sequence[Interval]:
-    """A statistic of the groups' means with intervals: `statistic` maps means by group ([..., k]) to [..., m].
-
-    Each group's rows [n, k] are resampled apart from the other groups'.
-    """
-    point = statistic({key: rows.astype(np.float64).mean(axis=0) for key, rows in groups.items()})
-    replicates = statistic(resampled(groups, seed, name))
-    return [interval_of(float(v), replicates[:, at]) for at, v in enumerate(np.atleast_1d(point))]
+    return min(1.0, 2 * (min(at_most, at_least) + 1) / (int((~np.isnan(replicates)).sum()) + 1))

@@ -64,7 +64,7 @@ def load_suite(source: str | os.PathLike[str] | Mapping[str, Any]) -> Suite:
     Raises:
         SourceError: there is none. RecipeError: it has faults; all of them are listed with their places.
 
-    >>> tasks = [{"name": "size", "kind": "python", "function": "builtins:len"}]
+    >>> tasks = [{"name": "size", "kind": "python", "function": "package:measure"}]
     >>> list(load_suite({"name": "own", "tasks": tasks}).tasks)
     ['size']
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from eutectic.evaluation.classification import Scores
+from eutectic.evaluation.views import ViewScores
 from eutectic.recipes.merge import merge, plan
 from eutectic.zoo.digits import Family, build_digits
 
@@ -75,7 +75,7 @@ def run_demo(out: Path, *, seeds: int = 3, force: bool = False, report: Report |
     Every knob is tuned on validation images and reported on test images. Takes about ten seconds a family.
     """
     say = report or (lambda line: None)
-    found: dict[tuple[str, str], list[tuple[int, Scores, float | None, bool]]] = {}
+    found: dict[tuple[str, str], list[tuple[int, ViewScores, float | None, bool]]] = {}
     for seed in range(seeds):
         family = build_digits(out / f"family-{seed}", seed=seed, force=force)
         say(f"family {seed}: base and {len(family.experts)} experts in {family.path}")
@@ -87,7 +87,7 @@ def run_demo(out: Path, *, seeds: int = 3, force: bool = False, report: Report |
     return results
 
 
-def _measure(family: Family, out: Path, say: Report) -> Iterator[tuple[str, str, Scores, float | None, bool]]:
+def _measure(family: Family, out: Path, say: Report) -> Iterator[tuple[str, str, ViewScores, float | None, bool]]:
     """Base, experts and every tuned merge of one family, on test."""
     from eutectic.weights.checkpoint import open_checkpoint
 
@@ -128,7 +128,7 @@ def _loaded(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tensor.to_numpy() for name, tensor in checkpoint.items()}
 
 
-def _summarise(group: str, label: str, runs: list[tuple[int, Scores, float | None, bool]]) -> Result:
+def _summarise(group: str, label: str, runs: list[tuple[int, ViewScores, float | None, bool]]) -> Result:
     means = [scores.mean.value for _, scores, _, _ in runs]
     views = {view: statistics.fmean(scores.views[view].value for _, scores, _, _ in runs) for view in runs[0][1].views}
     return Result(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from eutectic.errors import MissingDependencyError
-from eutectic.evaluation.classification import View
+from eutectic.evaluation.views import View
 from eutectic.zoo.family import SPLITS
 from eutectic.zoo.image_family import Split
 from eutectic.zoo.image_views import views_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from eutectic.errors import FormatError, SourceError, nearest
 from eutectic.evaluation import family as families
-from eutectic.evaluation.classification import Scores, View, measure_views
+from eutectic.evaluation.views import View, ViewScores, measure_views
 from eutectic.weights.checkpoint import open_checkpoint, read_json
 from eutectic.zoo.digit_views import CLASSES, PIXELS, SIDE, VIEWS, load_splits
 from eutectic.zoo.family import SPLITS, FamilyWriter, Report, build_family
@@ -45,7 +45,7 @@ class Family(families.Family):
         stored = [open_checkpoint(self.path / "data" / f"{task}.{name}.safetensors") for task in tasks]
         return Split.joined([Split(part["inputs"].to_numpy(), part["labels"].to_numpy()) for part in stored])
 
-    def measure(self, checkpoint: Mapping[str, Any], split: str = "test") -> Scores:
+    def measure(self, checkpoint: Mapping[str, Any], split: str = "test") -> ViewScores:
         """Accuracy of a perceptron (any mapping of its tensors) on every view of a split."""
         return measure_views(checkpoint, *self.split(split), self.views)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eutectic.errors import RecipeError, nearest
-from eutectic.evaluation.classification import View
+from eutectic.evaluation.views import View
 from eutectic.zoo.family import SPLITS, FamilyWriter
 from eutectic.zoo.training import Schedule, accuracy, initial_tensors, train
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eutectic.evaluation.classification import View
+from eutectic.evaluation.views import View
 
 __all__ = ["views_of"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def timeless(results: Results) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_same_table_twice_from_a_clean_cache(name: str, families: list[Family], tmp_path: Path) -> None:
-    setup = Setup(only=METHODS, subsets=4)
+    setup = Setup(only=METHODS if name == "mergebench" else METHODS[:1], subsets=3)
     runs = [run_study(name, [families[0].path], tmp_path / run, setup) for run in "ab"]
     assert timeless(runs[0]) == timeless(runs[1])
     assert Results.load(tmp_path / "a") == runs[0]
@@ -93,13 +94,14 @@ class Killed(BaseException):
 
 
 def test_a_killed_run_resumes(families: list[Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
+    calls, killed = 0, False
     real = Classification.measure
 
     def dies(self: Classification, subject: Any, split: str, rows: np.ndarray) -> np.ndarray:
-        nonlocal calls
+        nonlocal calls, killed
         calls += 1
-        if calls == 100:
+        if calls == 100 and not killed:
+            killed = True
             raise Killed
         return real(self, subject, split, rows)
 
@@ -162,14 +164,113 @@ def test_subsets_are_random_distinct_and_the_same_for_a_seed() -> None:
         draw_subsets(["a"], 3, seed=0)
 
 
-def test_intervals_over_experts_are_wider_than_over_subsets() -> None:
-    """Subsets that share a good expert are no replicates: the interval knows that there are only four experts."""
-    names = list("abcd")
-    subsets = draw_subsets(names, 11, seed=0)
-    trials = [Trial("m", True, s, 1.0, False, merged=1.0 if "a" in s else 0.0, base=0.5, best=0.5) for s in subsets]
-    found = success(trials, "beats_base")
-    share = float(np.mean([trial.beats_base for trial in trials]))
-    assert found.value == pytest.approx(share, abs=1e-6) and found.low is not None and found.high is not None
-    naive = 2 * 1.96 * (share * (1 - share) / len(trials)) ** 0.5
-    assert found.high - found.low > 0.5 * naive
-    assert success(trials, "gain").value == pytest.approx(share - 0.5, abs=1e-6)
+def trials_of(subsets: list[tuple[str, ...]], merged: Callable[[tuple[str, ...]], float]) -> list[Trial]:
+    return [Trial("m", True, subset, 1.0, False, merged=merged(subset), base=0.5, best=0.5) for subset in subsets]
+
+
+def test_intervals_in_the_wild_cover() -> None:
+    """An expert's quality is shared by its subsets: other experts' gains are covered far more often than naively."""
+    held, naive = [], []
+    for seed in range(150):
+        random = np.random.default_rng(seed)
+        quality = dict(zip("abcdefghijkl", random.standard_normal(12), strict=True))
+        subsets = draw_subsets(list(quality), 33, seed)
+        mine = trials_of(
+            subsets, lambda subset, q=quality, r=random: np.mean([q[n] for n in subset]) + 0.1 * r.normal()
+        )
+        found = success(mine, "gain")
+        assert found.low is not None and found.high is not None
+        held.append(found.low <= -0.5 <= found.high)
+        half = 1.96 * np.std([trial.gain for trial in mine], ddof=1) / 33**0.5
+        naive.append(abs(found.value + 0.5) <= half)
+    assert np.mean(held) > np.mean(naive) + 0.1 and np.mean(held) > 0.6
+
+
+def test_a_few_subsets_prove_little() -> None:
+    """The interval of a share is Wilson's, wider where subsets that share an expert agree; never of no width."""
+    subsets = draw_subsets(list("abcdef"), 11, seed=0)
+    all_better = success(trials_of(subsets, lambda subset: 1.0), "beats_base")
+    assert (all_better.value, all_better.high) == (1.0, 1.0)
+    assert all_better.low == pytest.approx(11 / (11 + 1.96**2), abs=1e-4)
+    random = np.random.default_rng(0)
+    better = {subset: float(random.random() < 0.5) for subset in subsets}
+    by_expert = success(trials_of(subsets, lambda subset: float("a" in subset)), "beats_base")
+    by_chance = success(trials_of(subsets, better.__getitem__), "beats_base")
+    width = {found.value: found.high - found.low for found in (by_expert, by_chance)}  # type: ignore[operator]
+    assert width[by_expert.value] > width[by_chance.value] > 0.4
+    assert success(trials_of(subsets[:1], lambda subset: 1.0), "gain").low is None
+
+
+def test_families_of_one_study_are_replicates(families: list[Family], tmp_path: Path) -> None:
+    far = build_digits(tmp_path / "far", regime="far")
+    with pytest.raises(RecipeError, match=r"seeds of one variant and regime.*digits views, far"):
+        run_study("mergebench", [families[0].path, far.path], tmp_path / "run")
+    copy = shutil.copytree(families[0].path, tmp_path / "copy")
+    with pytest.raises(RecipeError, match="hold the same models"):
+        run_study("mergebench", [families[0].path, copy], tmp_path / "run")
+    lines: list[str] = []
+    found = run_study("regimes", [families[0].path, far.path], tmp_path / "map", Setup(only=("linear",)),
+                      report=lines.append)  # fmt: skip
+    (claim,) = found.claims
+    assert claim.id == "M6" and claim.holds is True and claim.result.startswith("difference +0.")
+    assert lines[0] == "digits-0: cell 1 of 9 (2 experts, low overlap, changes x 0.5)"
+    assert lines[-1].startswith("far: 11 of 11: linear (average) at scale")
+
+
+def test_seeds_share_their_test_samples(families: list[Family], tmp_path: Path) -> None:
+    """Two families that answered alike would be one: means over both are no more certain of the samples than one is."""
+    setup = Setup(only=("linear",))
+    one = run_study("mergebench", [families[0].path], tmp_path / "one", setup)
+    two = run_study("mergebench", [f.path for f in families], tmp_path / "two", setup)
+    widths = []
+    for found in (one, two):
+        general = next(row for row in found.rows if row.id == "linear").forgetting["general"]
+        assert general.low is not None and general.high is not None
+        widths.append(general.high - general.low)
+    assert widths[1] > 0.8 * widths[0]
+
+
+def test_the_best_is_compared_with_all_that_need_as_little(families: list[Family], tmp_path: Path) -> None:
+    """So that the report can say which methods are not told apart from it."""
+    found = run_study("mergebench", [families[0].path], tmp_path / "run", Setup(only=(*METHODS, "magmax", "sce")))
+    merged = [row for row in found.rows if row.group == "merged" and row.mean is not None]
+    best = max(merged, key=lambda row: row.mean.value)  # type: ignore[union-attr]
+    pairs = [frozenset((pair.a, pair.b)) for pair in found.pairs]
+    assert len(pairs) == len(set(pairs))
+    assert all(frozenset((row.id, best.id)) in pairs for row in merged if row is not best)
+
+
+def test_an_expert_that_fails_elsewhere_is_a_hole(
+    families: list[Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers NaN on another's task: the study goes on, and its own task still has a measure."""
+    real = Classification.measure
+
+    def nan(self: Classification, subject: Any, split: str, rows: np.ndarray) -> np.ndarray:
+        broken = "experts/flip" in subject.label and self.name == "invert" and split == "test"
+        return np.full(len(rows), np.nan) if broken else real(self, subject, split, rows)
+
+    monkeypatch.setattr(Classification, "measure", nan)
+    for study in ("mergebench", "in-the-wild"):
+        found = run_study(study, [families[0].path], tmp_path / study, Setup(only=("linear",), subsets=2))
+        rows = {row.id: row for row in found.rows}
+        assert isinstance(rows["expert:flip"].scores["invert"], Hole) and rows["expert:flip"].mean is None
+        assert rows["expert:invert"].mean is not None and rows["joint"].mean is not None
+
+
+def test_an_expert_that_scores_next_to_nothing(
+    families: list[Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One right answer of all: in a third of the resamples it is not drawn, and the expert is no measure there."""
+    real, right = Classification.measure, [1]
+
+    def poor(self: Classification, subject: Any, split: str, rows: np.ndarray) -> np.ndarray:
+        broken = "experts/flip" in subject.label and self.name == "flip"
+        return (np.arange(len(rows)) < right[0]).astype(float) if broken else real(self, subject, split, rows)
+
+    monkeypatch.setattr(Classification, "measure", poor)
+    found = run_study("mergebench", [families[0].path], tmp_path / "run", Setup(only=("linear",)))
+    assert all(row.mean is not None and row.mean.low is not None for row in found.rows)
+    right[0] = 0
+    with pytest.raises(SourceError, match="expert flip scores 0 on flip: no measure for other models"):
+        run_study("mergebench", [families[0].path], tmp_path / "none", Setup(only=("linear",)))

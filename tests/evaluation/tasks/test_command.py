@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eutectic.errors import NonFiniteError, RecipeError, SourceError
@@ -64,6 +65,11 @@ def test_what_may_be_printed() -> None:
     found = read_score("t", 'x\n{"value": 0.5, "stderr": 0.1, "n": 20}\n', 1.0)
     assert (found.value, found.stderr, found.n) == (0.5, 0.1, 20)
     assert read_score("t", '{"samples": [1, 0, 1, 0]}', 0.0).value == 0.5
+    bare = read_score("t", '{"value": 0.5, "stderr": null}', 0.0)
+    assert bare.n == 1 and np.isnan(bare.stderr)
+    for printed in ('{"value": 1, "stderr": "x"}', '{"value": 1, "n": 0}', '{"value": 1, "stderr": -1}'):
+        with pytest.raises(SourceError, match="'stderr' must be a number and 'n' a whole one"):
+            read_score("t", printed, 0.0)
     with pytest.raises(SourceError, match="'samples' must be numbers"):
         read_score("t", '{"samples": ["a"]}', 0.0)
 

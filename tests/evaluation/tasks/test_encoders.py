@@ -51,7 +51,7 @@ def test_a_head_on_an_encoder(encoder: Path, tmp_path: Path) -> None:
     write_safetensors(tmp_path / "d.safetensors", {"input_ids": ids, "attention_mask": mask, "labels": labels})
     task = {
         "name": "t", "kind": "classification", "data": {"test": str(tmp_path / "d.safetensors")},
-        "head": str(tmp_path / "head.safetensors"),
+        "head": str(tmp_path / "head.safetensors"), "labels": ["for", "readers", "only"],
     }  # fmt: skip
     found = evaluate(encoder, {"tasks": [task]})["t"]
     expected = (embeddings(encoder, ids, mask) @ weight.T + bias).argmax(axis=1) == labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,6 +16,8 @@ from eutectic.evaluation.evaluator import Evaluator, evaluate
 from eutectic.evaluation.model import Model
 from eutectic.evaluation.scores import Failure, Scores
 from eutectic.evaluation.tasks.verifiers import VERIFIERS
+from eutectic.weights.checkpoint import open_checkpoint
+from eutectic.weights.safetensors import write_safetensors
 
 PROMPTS = ["1+1=", "the", "a longer prompt than the others", "2+2="]
 
@@ -54,6 +57,17 @@ def test_the_share_of_right_answers(byte_model: Callable[..., Path], write_lines
     assert isinstance(found, Scores) and found.samples.tolist() == [
         float(a.strip() == e["answer"]) for a, e in zip(answers, entries, strict=True)
     ]
+
+
+def test_a_model_that_answers_nan_is_a_hole(byte_model: Callable[..., Path], write_lines: Callable[..., Path]) -> None:
+    """The most likely of 256 NaNs is byte 0: a wrong answer that means nothing."""
+    folder = byte_model()
+    tensors = {name: tensor.to_numpy() for name, tensor in open_checkpoint(folder).items()}
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+    write_safetensors(folder / "model.safetensors", tensors)
+    data = write_lines("q.jsonl", [{"prompt": "a", "answer": "b"}])
+    found = evaluate(folder, {"tasks": [{"name": "t", "kind": "generation", "data": {"test": str(data)}}]})["t"]
+    assert isinstance(found, Failure) and "NaN or infinity" in found.reason
 
 
 def test_bad_lines(byte_model: Callable[..., Path], tmp_path: Path) -> None:

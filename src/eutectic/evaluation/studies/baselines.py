@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from eutectic.evaluation.ensemble import Ensemble
+from eutectic.evaluation.family import Family
 from eutectic.evaluation.model import Model
 from eutectic.evaluation.studies.bench import Bench, Measured
 
-__all__ = ["baselines", "best_expert", "greedy_soup"]
+__all__ = ["baselines", "best_expert", "count_baselines", "greedy_soup"]
 
 
 def baselines(bench: Bench) -> Iterator[Measured]:
@@ -32,6 +33,11 @@ def baselines(bench: Bench) -> Iterator[Measured]:
         )
     for name, path in bench.family.mixtures.items():
         yield bench.report(f"mixture:{name}", f"data mixture: {name}", "baseline", str(path), needs="labelled")
+
+
+def count_baselines(family: Family) -> int:
+    """How many rows `baselines` gives."""
+    return 4 + len(family.experts) + (family.joint is not None) + len(family.mixtures)
 
 
 def ranked_experts(bench: Bench) -> list[str]:

@@ -7,6 +7,7 @@ that is best on validation.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,11 @@ class Bench:
                     f"{', '.join(self.experts)}"
                 )
 
+    @property
+    def identity(self) -> str:
+        """Of the family's files: the same for two copies of one family."""
+        return json.dumps(self.family.description["files"], sort_keys=True)
+
     # ------------------------------------------------------------------ measuring
 
     def outcomes(self, source: Any, split: str, label: str, tasks: Sequence[Task] | None = None) -> dict[str, Outcome]:
@@ -112,6 +118,11 @@ class Bench:
         outcome = self.outcomes(self.experts[name], split, f"expert {name}", [task])[task.name]
         if isinstance(outcome, Failure):
             raise SourceError(f"expert {name} cannot be measured, so nothing can be: {outcome.reason}")
+        if not len(outcome.samples):
+            raise SourceError(
+                f"task {task.name}: reports its mean alone, and studies compare sample by sample; give it the role "
+                "base, or let it report a number for each sample"
+            )
         return outcome.value
 
     def multitask(self, outcomes: Mapping[str, Outcome], split: str) -> float:
@@ -127,12 +138,16 @@ class Bench:
 
     # ------------------------------------------------------------------ choosing
 
-    def tune(self, candidate: Candidate, grid: Sequence[float], experts: Sequence[str] | None = None) -> Tuning:
-        """The scale with the best multi-task score on validation; a tie goes to the smaller scale."""
+    def tune(self, candidate: Candidate, grid: Sequence[float], sources: Sequence[Any] | None = None) -> Tuning:
+        """The scale with the best multi-task score on validation; a tie goes to the smaller scale.
+
+        Raises:
+            EutecticError: no scale could be measured.
+        """
         scores: dict[float, float] = {}
         found: Mapping[str, Outcome] = {}
         for scale in sorted(grid):
-            recipe = self.recipe(candidate, scale, experts)
+            recipe = self.recipe(candidate, scale, sources)
             found = self.outcomes(recipe, "validation", f"{candidate.id} at {scale:g}", self.tasks)
             scores[scale] = self.multitask(found, "validation")
         known = {scale: score for scale, score in scores.items() if np.isfinite(score)}
@@ -141,15 +156,43 @@ class Bench:
             raise SourceError(f"{candidate.label}: no scale could be measured: {failed.reason}")
         return Tuning(max(known, key=lambda scale: (known[scale], -scale)), scores)
 
-    def recipe(self, candidate: Candidate, scale: float, experts: Sequence[str] | None = None) -> dict[str, Any]:
-        """A candidate's recipe over the family's experts (or some of them, by name)."""
-        chosen = list(self.experts) if experts is None else experts
-        return candidate.recipe(self.base, [self.experts[name] for name in chosen], scale, self.family.seed)
+    def recipe(self, candidate: Candidate, scale: float, sources: Sequence[Any] | None = None) -> dict[str, Any]:
+        """A candidate's recipe over the family's experts (or other sources: paths, or recipes within)."""
+        chosen = list(self.experts.values()) if sources is None else sources
+        return candidate.recipe(self.base, chosen, scale, self.family.seed)
+
+    def tested(self, candidate: Candidate, scale: float, sources: Sequence[Any], label: str) -> float:
+        """The multi-task score on test.
+
+        Raises:
+            SourceError: it could not be measured.
+        """
+        return self._whole(self.outcomes(self.recipe(candidate, scale, sources), "test", label, self.tasks))
+
+    @cached_property
+    def tested_base(self) -> float:
+        """The base's multi-task score on test."""
+        return self._whole(self.outcomes(self.base, "test", "base", self.tasks))
+
+    def _whole(self, outcomes: Mapping[str, Outcome]) -> float:
+        for outcome in outcomes.values():
+            if isinstance(outcome, Failure):
+                raise SourceError(outcome.reason)
+        return self.multitask(outcomes, "test")
 
     # ------------------------------------------------------------------ reporting
 
     def report(self, id: str, label: str, group: str, source: Any, **facts: Any) -> Measured:
-        """A model on the test split."""
+        """A model on the test split; one that cannot be opened or merged is a row of holes."""
+        try:
+            return self._report(id, label, group, source, **facts)
+        except EutecticError as error:
+            return self._holes(id, label, group, str(error), facts.get("needs", "nothing"))
+
+    def _holes(self, id: str, label: str, group: str, why: str, needs: str) -> Measured:
+        return Measured(id, label, group, {task.name: Failure(why) for task in self.evaluator.suite}, needs=needs)
+
+    def _report(self, id: str, label: str, group: str, source: Any, **facts: Any) -> Measured:
         recipe = source if isinstance(source, Mapping) else None
         started = time.perf_counter()
         subject = self.evaluator.subject(source)
@@ -175,14 +218,12 @@ class Bench:
         started = time.perf_counter()
         try:
             tuning = self.tune(candidate, grid)
-            spent = time.perf_counter() - started
-            return self.report(
-                candidate.id, candidate.label, "merged", self.recipe(candidate, tuning.scale), needs=candidate.needs,
-                tuning=tuning, seconds={"tune": spent},
-            )  # fmt: skip
         except EutecticError as error:
-            holes = {task.name: Failure(str(error)) for task in self.evaluator.suite}
-            return Measured(candidate.id, candidate.label, "merged", holes, needs=candidate.needs)
+            return self._holes(candidate.id, candidate.label, "merged", str(error), candidate.needs)
+        return self.report(
+            candidate.id, candidate.label, "merged", self.recipe(candidate, tuning.scale), needs=candidate.needs,
+            tuning=tuning, seconds={"tune": time.perf_counter() - started},
+        )  # fmt: skip
 
 
 def normalised(value: Any, expert: Any, higher: bool) -> Any:

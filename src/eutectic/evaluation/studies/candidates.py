@@ -23,8 +23,8 @@ class Candidate:
     """A method as it takes part.
 
     `knob` says how its change is scaled: ``sum`` (lambda = g / K), ``mean`` (lambda = g), or ``outside`` (the merged
-    model's own change is scaled, by a task_arithmetic around it; where the method has no lambda). `default` is the
-    untuned scale; None: g = K (lambda 1 of a sum).
+    model's own change is scaled, by a task_arithmetic around it; where no lambda of the method's does that). `default`
+    is the untuned scale; None: g = K (lambda 1 of a sum).
     """
 
     method: str
@@ -43,8 +43,8 @@ class Candidate:
         """The untuned scale for so many experts."""
         return float(experts) if self.default is None else self.default
 
-    def recipe(self, base: str, experts: Sequence[str], scale: float, seed: int = 0) -> dict[str, Any]:
-        """The recipe for these experts at a scale."""
+    def recipe(self, base: str, experts: Sequence[Any], scale: float, seed: int = 0) -> dict[str, Any]:
+        """The recipe for these experts (paths, or recipes within the recipe) at a scale."""
         method = get_method(self.method)
         lambdas = {"sum": {"lambda": scale / len(experts)}, "mean": {"lambda": scale}, "outside": {}}[self.knob]
         weights = {"weight": 1.0} if "weight" in method.parameters else {}
@@ -83,7 +83,7 @@ CANDIDATES = (
     Candidate("iso_c", "Iso-C", "sum", {}, default=None),
     Candidate("iso_cts", "Iso-CTS", "sum", {}, default=None),
     Candidate("task_arithmetic_sb", "subspace boosting of task arithmetic", "sum", {}),
-    Candidate("task_arithmetic_svc", "singular value calibration", "sum", {}),
+    Candidate("task_arithmetic_svc", "singular value calibration", "outside", {"lambda": 1.0}),
     Candidate("wudi", "WUDI", "mean", {}),
     Candidate("knots_ties", "KnOTS-TIES, density 0.2", "mean", {"density": 0.2}),
     Candidate("emr", "EMR, unified", "mean", {}),

@@ -2,8 +2,15 @@
 
 The protocol of "A Systematic Study of In-the-Wild Model Merging" (2025), with a scale tuned on validation for every
 method and the same number of evaluations for each. For a subset S and a method: is the merge better than the base, and
-than the best single expert of S, on all tasks of the suite? Subsets share experts, so intervals resample experts:
-each replicate gives every expert a Poisson(1) count and weighs a subset by the mean of its experts' counts.
+than the best single expert of S, on all tasks of the suite?
+
+Subsets share experts and are no replicates of one another. With r_S the deviation of subset S from the mean over N
+subsets and o_ST = |S n T| - |S| |T| / K the experts that two subsets share beyond those that any two of K share,
+
+    V = (sum_S r_S^2 + max(0, sum_{S != T} o_ST r_S r_T)) / N (N - 1)
+
+is the variance of the mean: never below that of independent subsets. Over several families it is at least the variance
+of the families' means. Shares have Wilson's interval for N V_independent / V subsets, gains +-1.96 sqrt(V).
 """
 
 from __future__ import annotations
@@ -15,11 +22,13 @@ import numpy as np
 
 from eutectic.errors import EutecticError, RecipeError
 from eutectic.evaluation.results import Curve, Interval
-from eutectic.evaluation.statistics import RESAMPLES, generator
+from eutectic.evaluation.statistics import generator
 from eutectic.evaluation.studies.bench import Bench, Report
 from eutectic.evaluation.studies.candidates import Candidate
 
 __all__ = ["Trial", "curves", "draw_subsets", "run_trials", "success"]
+
+NORMAL = 1.96  # half of a 95% interval, in standard errors
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def run_trials(
     """Every method on every subset, tuned and untuned, and the sentences of what could not be measured."""
     trials: list[Trial] = []
     failures: list[str] = []
-    base = bench.multitask(bench.outcomes(bench.base, "test", "base", bench.tasks), "test")
+    base = bench.tested_base
     alone = {
         split: {
             name: bench.multitask(bench.outcomes(path, split, f"expert {name}", bench.tasks), split)
@@ -91,14 +100,16 @@ def run_trials(
     }
     for number, subset in enumerate(subsets, 1):
         report(f"{bench.family.path.name}: subset {number} of {len(subsets)} ({len(subset)} experts)")
-        best = alone["test"][max(subset, key=alone["validation"].__getitem__)]
+        best = alone["test"][max(subset, key=lambda name: np.nan_to_num(alone["validation"][name], nan=-np.inf))]
+        if not np.isfinite(best):
+            failures.append(f"{'+'.join(subset)}: its best single expert could not be measured on test")
+            continue
+        sources = [bench.experts[name] for name in subset]
         for candidate in methods:
             try:
-                tuning = bench.tune(candidate, grid, subset)
+                tuning = bench.tune(candidate, grid, sources)
                 for tuned, scale in ((True, tuning.scale), (False, candidate.scale(len(subset)))):
-                    recipe = bench.recipe(candidate, scale, subset)
-                    label = f"{candidate.id} of {'+'.join(subset)}"
-                    merged = bench.multitask(bench.outcomes(recipe, "test", label, bench.tasks), "test")
+                    merged = bench.tested(candidate, scale, sources, f"{candidate.id} of {'+'.join(subset)}")
                     edge = tuned and tuning.at_edge
                     trials.append(Trial(candidate.id, tuned, subset, scale, edge, merged, base, best, family))
             except EutecticError as error:
@@ -106,27 +117,49 @@ def run_trials(
     return trials, failures
 
 
-def success(trials: Sequence[Trial], measure: str, seed: int = 0) -> Interval:
+def success(trials: Sequence[Trial], measure: str) -> Interval:
     """P(merged > base) (`measure` "beats_base") or the mean "gain", with an interval over experts and families."""
     values = np.array([float(getattr(trial, measure)) for trial in trials])
-    experts = sorted({(trial.family, name) for trial in trials for name in trial.subset})
-    families = sorted({trial.family for trial in trials})
-    member = np.zeros((len(trials), len(experts)))
-    for row, trial in enumerate(trials):
-        for name in trial.subset:
-            member[row, experts.index((trial.family, name))] = 1 / len(trial.subset)
-    draws = generator(seed, f"wild {measure}")
-    weights = draws.poisson(1.0, size=(RESAMPLES, len(experts))) @ member.T
-    if len(families) > 1:
-        counts = draws.multinomial(len(families), np.full(len(families), 1 / len(families)), size=RESAMPLES)
-        weights = weights * counts[:, [families.index(trial.family) for trial in trials]]
-    totals = weights.sum(axis=1)
-    replicates = (weights @ values)[totals > 0] / totals[totals > 0]
-    low, high = np.quantile(replicates, (0.025, 0.975))
-    return Interval(value=round(float(values.mean()), 6), low=round(float(low), 6), high=round(float(high), 6))
+    value, count = float(values.mean()), len(values)
+    if measure == "beats_base":
+        alone = value * (1 - value) / max(1, count - 1)
+        low, high = _wilson(value, count * (alone / _variance(trials, values) if alone else 1.0))
+    elif count == 1:
+        return Interval(value=round(value, 6))
+    else:
+        half = NORMAL * float(np.sqrt(_variance(trials, values)))
+        low, high = value - half, value + half
+    return Interval(value=round(value, 6), low=round(low, 6), high=round(high, 6))
 
 
-def curves(trials: Sequence[Trial], labels: Mapping[str, str], seed: int = 0) -> list[Curve]:
+def _variance(trials: Sequence[Trial], values: np.ndarray) -> float:
+    """Of the mean over at least two trials: see the top of this file."""
+    families = np.array([trial.family for trial in trials])
+    deviations = values - values.mean()
+    shared = 0.0
+    for family in np.unique(families):
+        mine = families == family
+        subsets = [trial.subset for trial in trials if trial.family == family]
+        names = sorted({name for subset in subsets for name in subset})
+        member = np.array([[name in subset for name in names] for subset in subsets], dtype=np.float64)
+        sizes = member.sum(axis=1)
+        overlap = member @ member.T - np.outer(sizes, sizes) / len(names)
+        np.fill_diagonal(overlap, 0)
+        shared += float(deviations[mine] @ overlap @ deviations[mine])
+    within = (float(deviations @ deviations) + max(0.0, shared)) / (len(values) * (len(values) - 1))
+    means = [values[families == family].mean() for family in np.unique(families)]
+    return max(within, float(np.var(means, ddof=1)) / len(means) if len(means) > 1 else 0.0)
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of `count` draws."""
+    square = NORMAL**2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = NORMAL * (share * (1 - share) / count + square / (4 * count**2)) ** 0.5 / (1 + square / count)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+def curves(trials: Sequence[Trial], labels: Mapping[str, str]) -> list[Curve]:
     """By number of experts: the share of subsets whose merge beats the base, and the gain over the best expert."""
     found: list[Curve] = []
     for measure, title in (("beats_base", "P(merged > base)"), ("gain", "gain over the best single expert")):
@@ -134,7 +167,7 @@ def curves(trials: Sequence[Trial], labels: Mapping[str, str], seed: int = 0) ->
             for method in dict.fromkeys(trial.method for trial in trials):
                 mine = [trial for trial in trials if trial.method == method and trial.tuned == tuned]
                 sizes = sorted({len(trial.subset) for trial in mine})
-                points = [success([t for t in mine if len(t.subset) == size], measure, seed) for size in sizes]
+                points = [success([t for t in mine if len(t.subset) == size], measure) for size in sizes]
                 if points:
                     found.append(Curve(
                         label=labels[method], x=tuple(map(float, sizes)), y=tuple(p.value for p in points),

@@ -6,9 +6,10 @@ experts, an output ensemble, a greedy soup and joint training at equal compute.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
-from eutectic.evaluation.studies.baselines import baselines
+from eutectic.evaluation.studies.baselines import baselines, count_baselines
 from eutectic.evaluation.studies.bench import Bench, Measured, Report
 from eutectic.evaluation.studies.candidates import Candidate
 
@@ -18,12 +19,9 @@ __all__ = ["measure_family"]
 def measure_family(bench: Bench, methods: Sequence[Candidate], grid: Sequence[float], report: Report) -> list[Measured]:
     """The baselines and every method on one family."""
     found: list[Measured] = []
-    for measured in baselines(bench):
-        report(f"{bench.family.path.name}: {measured.label}")
+    total = count_baselines(bench.family) + len(methods)
+    for measured in itertools.chain(baselines(bench), (bench.method(candidate, grid) for candidate in methods)):
         found.append(measured)
-    for candidate in methods:
-        measured = bench.method(candidate, grid)
         scale = "" if measured.tuning is None else f" at scale {measured.tuning.scale:g}"
-        report(f"{bench.family.path.name}: {measured.label}{scale}")
-        found.append(measured)
+        report(f"{bench.family.path.name}: {len(found)} of {total}: {measured.label}{scale}")
     return found

@@ -53,35 +53,26 @@ def map_regimes(
     bench: Bench, methods: Sequence[Candidate], grid: Sequence[float], report: Report
 ) -> tuple[list[Cell], list[str]]:
     """The cells of one family, and sentences about what could not be measured."""
-    base = bench.multitask(bench.outcomes(bench.base, "test", "base", bench.tasks), "test")
     cells: list[Cell] = []
     failures: list[str] = []
-    for size, (overlap, subset, cosine) in itertools.product(SIZES, list(_subsets(bench))):
-        report(f"{bench.family.path.name}: {len(subset)} experts, {overlap} overlap, first change x {size:g}")
+    wanted = list(itertools.product(SIZES, list(_subsets(bench))))
+    for number, (size, (overlap, subset, cosine)) in enumerate(wanted, 1):
+        shared = "" if overlap == "all" else f", {overlap} overlap"
+        where = f"{len(subset)} experts{shared}, first change x {size:g}"
+        report(f"{bench.family.path.name}: cell {number} of {len(wanted)} ({where})")
+        first, *others = (bench.experts[name] for name in subset)
+        sources = [moved(bench.base, first, size), *others]
         scores: dict[str, float] = {}
         for candidate in methods:
             try:
-                scores[candidate.id] = _score(bench, candidate, grid, subset, size)
+                scale = bench.tune(candidate, grid, sources).scale
+                scores[candidate.id] = bench.tested(candidate, scale, sources, candidate.id)
             except EutecticError as error:
-                failures.append(f"{candidate.id} of {'+'.join(subset)}: {error}")
+                failures.append(f"{candidate.id} of {'+'.join(subset)}, changes x {size:g}: {error}")
                 scores[candidate.id] = float("nan")
         name, regime = bench.family.path.name, bench.family.regime
-        cells.append(Cell(name, regime, base, size, subset, overlap, cosine, scores))
+        cells.append(Cell(name, regime, bench.tested_base, size, subset, overlap, cosine, scores))
     return cells, failures
-
-
-def _score(bench: Bench, candidate: Candidate, grid: Sequence[float], subset: Sequence[str], size: float) -> float:
-    """The test score of a method, the first expert moved, at the scale that is best on validation."""
-    first, *others = (bench.experts[name] for name in subset)
-    experts = [moved(bench.base, first, size), *others]
-    tried: dict[float, float] = {}
-    for scale in sorted(grid):
-        recipe = candidate.recipe(bench.base, experts, scale, bench.family.seed)
-        outcomes = bench.outcomes(recipe, "validation", candidate.id, bench.tasks)
-        tried[scale] = bench.multitask(outcomes, "validation")
-    best = max(tried, key=lambda scale: (np.nan_to_num(tried[scale], nan=-np.inf), -scale))
-    recipe = candidate.recipe(bench.base, experts, best, bench.family.seed)
-    return bench.multitask(bench.outcomes(recipe, "test", candidate.id, bench.tasks), "test")
 
 
 def moved(base: str, expert: str, size: float) -> Any:

@@ -23,7 +23,7 @@ from eutectic.evaluation.results import RESULTS, Results
 from eutectic.evaluation.studies.baselines import baselines
 from eutectic.evaluation.studies.bench import Bench, Measured
 from eutectic.evaluation.studies.candidates import FULL_GRID, QUICK_GRID, Candidate, candidates
-from eutectic.evaluation.studies.claims import claims_of, wild_claims
+from eutectic.evaluation.studies.claims import claims_of, regime_claims, wild_claims
 from eutectic.evaluation.studies.in_the_wild import Trial, curves, draw_subsets, run_trials
 from eutectic.evaluation.studies.mergebench import measure_family
 from eutectic.evaluation.studies.regimes import Cell, map_regimes
@@ -75,7 +75,8 @@ def run_study(
     the same results, times aside.
 
     Raises:
-        RecipeError: no such study, method, or split. SourceError: a family is missing, changed or has no experts.
+        RecipeError: no such study, method, or split, or families that are no replicates of one another.
+        SourceError: a family is missing or changed, or an expert is no measure on its own task.
         OutputError: the run folder holds another study.
     """
     if name not in STUDIES:
@@ -93,10 +94,34 @@ def run_study(
             family = load_family(Path(folder))
             evaluator = stack.enter_context(Evaluator(family.suite, ledger=run / LEDGER))
             benches.append(Bench(family, evaluator, fidelity=setup.fidelity))
+        _check_replicates(name, benches)
+        for bench in benches:
+            for split in ("validation", "test"):  # experts that are no measure are refused before all work
+                bench.experts_on(split)
         found = {"in-the-wild": _wild, "regimes": _regimes}.get(name, _table)(name, benches, setup, say)
     document = Results(study=name, split="test", versions=_versions(), **found)
     document.save(run / RESULTS)
     return document
+
+
+def _check_replicates(name: str, benches: Sequence[Bench]) -> None:
+    """Means are over families: seeds of one variant and regime; the map of regimes only lists its families."""
+    told = ("name", "variant", "regime", "architecture", "size")
+    kinds = {tuple(bench.family.description.get(key) for key in told) for bench in benches}
+    if name != "regimes" and len(kinds) > 1:
+        found = "; ".join(f"{b.family.path}: {b.family.name} {b.family.variant}, {b.family.regime}" for b in benches)
+        raise RecipeError(
+            f"several families of one study are seeds of one variant and regime, over which it takes means; found "
+            f"{found}. Make a study of each kind, or `eutectic study regimes` of all."
+        )
+    seen: dict[str, Bench] = {}
+    for bench in benches:
+        other = seen.setdefault(bench.identity, bench)
+        if other is not bench:
+            raise RecipeError(
+                f"{other.family.path} and {bench.family.path} hold the same models, which are no replicates of one "
+                "another; build a family with another --seed"
+            )
 
 
 def _methods(setup: Setup, default: Sequence[str] = ()) -> list[Candidate]:
@@ -134,19 +159,19 @@ def _table(name: str, benches: Sequence[Bench], setup: Setup, say: Callable[[str
     methods = _methods(setup)
     measured = [(bench, measure_family(bench, methods, setup.grid, say)) for bench in benches]
     summary = Summary(measured, setup.seed)
-    merged = [row.id for row in measured[0][1] if row.group == "merged"]
-    against = [row for row in ("base", "task_arithmetic", "best-expert", "ensemble", "joint") if row in summary.ids]
-    pairs = [summary.pair(a, b) for a in merged for b in against if a != b]
     rows = summary.rows()
+    pairs = [summary.pair(a, b) for a, b in _compared(rows)]
     if name == "3h":
         least = summary.shares("min")
         rows = [row.model_copy(update={"least": least.interval(row.id)}) for row in rows]
-    edges = [row.label for row in rows if row.tuned is not None and row.tuned.at_edge]
+    warnings = _edges([row.label for row in rows if row.tuned is not None and row.tuned.at_edge])
+    if name == "3h" and not all(bench.family.mixtures for bench in benches):
+        warnings.append("The family has no data mixtures: merges are compared with joint training alone.")
     title = {
         "mergebench": "Merging experts into one model", "3h": "Merging or mixing data: conflicting objectives"
     }[name]  # fmt: skip
     return {
-        **_facts(benches, setup, _edges(edges)),
+        **_facts(benches, setup, warnings),
         "title": f"{title}: {benches[0].family.name}, {benches[0].family.regime}",
         "note": "Scales tuned on validation, every model reported once on test. Intervals: 95% bootstrap over samples"
         + (" and families." if len(benches) > 1 else "."),
@@ -157,14 +182,34 @@ def _table(name: str, benches: Sequence[Bench], setup: Setup, say: Callable[[str
     }
 
 
+def _compared(rows: Sequence[results.Row]) -> list[tuple[str, str]]:
+    """The pairs that are tested: merged rows against the baselines, and against the best of those that need as much."""
+    ids = [row.id for row in rows]
+    against = [row for row in ("base", "task_arithmetic", "best-expert", "ensemble", "joint") if row in ids]
+    merged = [row for row in rows if row.group == "merged"]
+    best: dict[str, results.Row] = {}
+    for row in merged:
+        if row.mean is not None and (row.needs not in best or row.mean.value > best[row.needs].mean.value):  # pyright: ignore[reportOptionalMemberAccess]
+            best[row.needs] = row
+    wanted = [(row.id, other) for row in merged for other in against]
+    wanted += [(row.id, best[row.needs].id) for row in merged if row.needs in best]
+    found: dict[frozenset[str], tuple[str, str]] = {}
+    for a, b in wanted:
+        if a != b:
+            found.setdefault(frozenset((a, b)), (a, b))
+    return list(found.values())
+
+
 def _wild(name: str, benches: Sequence[Bench], setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
     methods = _methods(setup, WILD)
     count = setup.subsets or (11 if setup.quick else 33)
     trials: list[Trial] = []
     failures: list[str] = []
     measured: list[tuple[Bench, list[Measured]]] = []
+    drawn = 0
     for at, bench in enumerate(benches):
         subsets = draw_subsets(list(bench.experts), count, setup.seed + at)
+        drawn = len(subsets)
         found, failed = run_trials(bench, methods, setup.grid, subsets, say, at)
         trials, failures = trials + found, failures + failed
         measured.append((bench, list(baselines(bench))))
@@ -172,14 +217,15 @@ def _wild(name: str, benches: Sequence[Bench], setup: Setup, say: Callable[[str]
     edges = [labels[trial.method] for trial in trials if trial.at_edge]
     return {
         **_facts(benches, setup, [*_edges(edges), *failures]),
-        "title": f"Merging in the wild: {benches[0].family.name}, {count} random subsets of "
+        "title": f"Merging in the wild: {benches[0].family.name}, {drawn} random subsets of "
         f"{len(benches[0].experts)} experts",
         "note": "Multi-task scores over all tasks of the suite. Untuned: at the scale of a method's default. "
-        "Intervals: 95%, resampling experts" + (" and families." if len(benches) > 1 else "."),
+        "Intervals: 95%, widened where subsets that share experts agree"
+        + (", and over families." if len(benches) > 1 else "."),
         "rows": Summary(measured, setup.seed).rows(),
-        "curves": curves(trials, labels, setup.seed),
+        "curves": curves(trials, labels),
         "deltas": _deltas(benches[0]),
-        "claims": wild_claims(trials, labels, setup.seed),
+        "claims": wild_claims(trials, labels),
     }
 
 
@@ -190,9 +236,18 @@ def _regimes(name: str, benches: Sequence[Bench], setup: Setup, say: Callable[[s
     for bench in benches:
         found, failed = map_regimes(bench, methods, setup.grid, say)
         cells, failures = cells + found, failures + failed
+    groups = {regime: [b for b in benches if b.family.regime == regime] for regime in ("in-basin", "far")}
+    claims: list[results.Claim] = []
+    if all(groups.values()):  # the merges of all experts were measured as cells
+        near, far = (
+            Summary([(b, measure_family(b, methods, setup.grid, say)) for b in group], setup.seed)
+            for group in groups.values()
+        )
+        claims = regime_claims(near, far)
     measured = [(bench, list(baselines(bench))) for bench in benches[:1]]
     return {
         **_facts(benches, setup, failures),
+        "claims": claims,
         "title": f"Which method wins where: {benches[0].family.name}",
         "note": "Each cell: every method's scale tuned on validation, the winner by its score on test.",
         "rows": Summary(measured, setup.seed).rows(),

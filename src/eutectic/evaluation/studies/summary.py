@@ -1,7 +1,8 @@
 """From what was measured on one or several families to the rows and pairs of a study's results, with intervals.
 
 The interval of a multi-task score resamples each task's samples, all models together, and where there are several
-families these as a whole first: families are the replicates, samples of one family are not.
+families these as a whole first: families are the replicates, samples of one family are not. Families of one variant
+share their test data, so each resample draws the same samples in all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from eutectic.evaluation import results
 from eutectic.evaluation.scores import Failure, Scores
-from eutectic.evaluation.statistics import RESAMPLES, generator, interval_of, resampled, two_sided
+from eutectic.evaluation.statistics import RESAMPLES, Interval, generator, interval_of, resampled, two_sided
 from eutectic.evaluation.studies.bench import Bench, Measured, normalised
 
 __all__ = ["Replicates", "Summary"]
@@ -34,8 +35,7 @@ class Replicates:
         """The value with its 95% interval; None where the row was not measured whole."""
         if row not in self.values:
             return None
-        found = interval_of(self.values[row], self.replicates[row])
-        return results.Interval(value=_round(found.value), low=_round(found.low), high=_round(found.high))
+        return _rounded(interval_of(self.values[row], self.replicates[row]))
 
 
 class Summary:
@@ -57,24 +57,24 @@ class Summary:
         """Over the families: their mean, families resampled where there are several."""
         points: dict[str, list[float]] = {}
         found: dict[str, list[np.ndarray]] = {}
-        for at, (bench, rows) in enumerate(self.families):
+        for bench, rows in self.families:
             groups, columns = _tables(bench, rows)
-            name = f"{reduce} {at}"
-            value = _share(bench, columns, {task: table.mean(axis=0) for task, table in groups.items()}, reduce)
-            draws = _share(bench, columns, resampled(groups, self.seed, name), reduce)
+            value = _share(bench, {task: table.mean(axis=0) for task, table in groups.items()}, reduce)
+            draws = _share(bench, resampled(groups, self.seed, "samples"), reduce)
             for column, row in enumerate(columns):
                 points.setdefault(row, []).append(float(value[column]))
                 found.setdefault(row, []).append(draws[:, column])
-        whole = {row: np.stack(parts) for row, parts in found.items() if len(parts) == len(self.families)}
-        count = len(self.families)
-        chosen = generator(self.seed, "families").integers(count, size=(RESAMPLES, count))
-        if count == 1:
-            replicates = {row: parts[0] for row, parts in whole.items()}
-        else:
-            replicates = {
-                row: parts[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1) for row, parts in whole.items()
-            }
+        whole = {row: parts for row, parts in found.items() if len(parts) == len(self.families)}
+        replicates = {row: self._over_families(parts) for row, parts in whole.items()}
         return Replicates({row: fmean(points[row]) for row in whole}, replicates)
+
+    def _over_families(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Replicates of the mean over families from those of each: families are drawn, then their samples."""
+        count = len(parts)
+        if count == 1:
+            return parts[0]
+        chosen = generator(self.seed, "families").integers(count, size=(RESAMPLES, count))
+        return np.stack(parts)[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1)
 
     def pair(self, a: str, b: str) -> results.Pair | None:
         """The paired test of two rows' multi-task scores; None where one was not measured whole."""
@@ -118,57 +118,60 @@ class Summary:
             ),
             scores={task.name: _cell(task.name, [m for _, m in found]) for task in found[0][0].evaluator.suite},
             mean=shares.interval(row),
-            forgetting=self._forgetting(row),
+            forgetting={task: changes[row] for task, changes in self._changes.items() if row in changes},
             seconds=results.Cost(**costs),
             bytes=results.Size(**sizes),
         )  # fmt: skip
 
-    def _forgetting(self, row: str) -> dict[str, results.Interval]:
-        """The change against the base on each task of role base, in its unit."""
-        found: dict[str, results.Interval] = {}
+    @cached_property
+    def _changes(self) -> dict[str, dict[str, results.Interval]]:
+        """The change against the base on each task of role base, in its unit, by row."""
+        found: dict[str, dict[str, results.Interval]] = {}
         for task in self.families[0][0].kept:
-            parts = []
-            for at, (_, rows) in enumerate(self.families):
-                by_id = {m.id: m.outcomes.get(task.name) for m in rows}
-                mine, base = by_id.get(row), by_id.get("base")
-                if not (
-                    isinstance(mine, Scores) and isinstance(base, Scores) and len(mine.samples) == len(base.samples)
-                ):
-                    break
-                difference = mine.samples - base.samples
-                parts.append((difference.mean(), resampled({"": difference}, self.seed, f"{task.name} {at}")[""]))
-            else:
-                value, replicates = fmean(float(p[0]) for p in parts), np.mean([p[1] for p in parts], axis=0)
-                interval = interval_of(value, replicates)
-                found[task.name] = results.Interval(
-                    value=_round(interval.value), low=_round(interval.low), high=_round(interval.high)
-                )
+            parts: dict[str, list[tuple[float, np.ndarray]]] = {}
+            for _, rows in self.families:
+                base = next((_samples(row, task.name) for row in rows if row.id == "base"), np.empty(0))
+                whole = [row for row in rows if len(_samples(row, task.name)) == len(base) > 0]
+                if whole:
+                    table = np.stack([_samples(row, task.name) - base for row in whole], axis=1)
+                    draws = resampled({"": table}, self.seed, f"samples {task.name}")[""]
+                    for column, row in enumerate(whole):
+                        parts.setdefault(row.id, []).append((float(table[:, column].mean()), draws[:, column]))
+            found[task.name] = {
+                row: _rounded(interval_of(fmean(p for p, _ in of), self._over_families([draws for _, draws in of])))
+                for row, of in parts.items()
+                if len(of) == len(self.families)
+            }
         return found
 
 
 def _tables(bench: Bench, rows: Sequence[Measured]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """For each task the samples of the rows that were measured on every task [n, k], and these rows' ids."""
-    whole = [
-        row for row in rows
-        if all(isinstance(o := row.outcomes.get(task.name), Scores) and len(o.samples) for task in bench.tasks)
-    ]  # fmt: skip
-    groups = {task.name: np.stack([_samples(row, task.name) for row in whole], axis=1) for task in bench.tasks}
+    """For each task the samples of the rows that were measured on every task, and of its expert last: [n, k + 1].
+
+    The ids are those of the k rows.
+    """
+    by_id = {row.id: row for row in rows}
+    owners = {task.name: _samples(by_id[f"expert:{bench.owners[task.name]}"], task.name) for task in bench.tasks}
+    whole = [row for row in rows if all(len(_samples(row, task)) == len(own) > 0 for task, own in owners.items())]
+    groups = {task: np.stack([*(_samples(row, task) for row in whole), own], axis=1) for task, own in owners.items()}
     return groups, [row.id for row in whole]
 
 
 def _samples(row: Measured, task: str) -> np.ndarray:
-    outcome = row.outcomes[task]
-    assert isinstance(outcome, Scores)
-    return outcome.samples
+    outcome = row.outcomes.get(task)
+    return outcome.samples if isinstance(outcome, Scores) else np.empty(0)
 
 
-def _share(bench: Bench, columns: Sequence[str], means: Mapping[str, np.ndarray], reduce: str) -> np.ndarray:
-    """From means by task [..., k] to multi-task scores [..., k]."""
+def _share(bench: Bench, means: Mapping[str, np.ndarray], reduce: str) -> np.ndarray:
+    """From means by task [..., k + 1], the expert's last, to multi-task scores [..., k].
+
+    NaN in a resample in which an expert scores nothing, which is no measure.
+    """
     parts = []
     for task in bench.tasks:
-        expert = means[task.name][..., columns.index(f"expert:{bench.owners[task.name]}"), None]
-        with np.errstate(divide="ignore"):
-            parts.append(normalised(means[task.name], expert, task.higher))
+        rows, expert = means[task.name][..., :-1], means[task.name][..., -1:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts.append(normalised(rows, np.where(expert > 0, expert, np.nan), task.higher))
     return np.min(parts, axis=0) if reduce == "min" else np.mean(parts, axis=0)
 
 
@@ -191,6 +194,10 @@ def _cell(task: str, rows: Sequence[Measured]) -> results.Score | results.Hole:
 def _mean(key: str, facts: Sequence[Mapping[str, float]]) -> float | None:
     known = [found[key] for found in facts if key in found]
     return fmean(known) if known else None
+
+
+def _rounded(interval: Interval) -> results.Interval:
+    return results.Interval(value=_round(interval.value), low=_round(interval.low), high=_round(interval.high))
 
 
 def _round(value: float) -> float:

@@ -12,7 +12,7 @@ from eutectic.evaluation.model import Model
 from eutectic.evaluation.subject import Subject, weights_of
 from eutectic.evaluation.tasks.batches import ask, batches
 from eutectic.evaluation.tasks.task import DataTask
-from eutectic.recipes.values import PathText
+from eutectic.recipes.values import PathText, Text
 from eutectic.weights.checkpoint import open_checkpoint
 from eutectic.weights.digest import hash_bytes
 
@@ -30,6 +30,7 @@ class Classification(DataTask, frozen=True):
     """
 
     kind: Literal["classification"]
+    labels: tuple[Text, ...] | None = Field(None, description="The classes' names, for readers.")
     head: PathText | None = Field(None, description="A linear head (weight, bias) on an encoder's pooled states.")
 
     @property

@@ -7,7 +7,7 @@ import math
 import shlex
 import subprocess
 import time
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import Field
 
@@ -88,9 +88,17 @@ def read_score(task: str, printed: str, seconds: float) -> Scores:
             return scored([float(sample) for sample in found["samples"]], seconds)
         except (TypeError, ValueError):
             raise SourceError(f"task {task}: 'samples' must be numbers") from None
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not _is_number(value):
         raise SourceError(f'task {task}: printed {line[:80]!r}, neither a number nor {{"value": ...}}')
     if not math.isfinite(value):
         raise NonFiniteError(f"task {task}: scored {value}")
     facts = found if isinstance(found, dict) else {}
-    return Scores(float(value), float(facts.get("stderr", math.nan)), int(facts.get("n", 1)), seconds)
+    stderr, count = facts.get("stderr"), facts.get("n", 1)
+    stderr = math.nan if stderr is None else stderr
+    if not _is_number(stderr) or stderr < 0 or not isinstance(count, int) or count < 1:
+        raise SourceError(f"task {task}: printed {line[:80]!r}; 'stderr' must be a number and 'n' a whole one above 0")
+    return Scores(float(value), float(stderr), count, seconds)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

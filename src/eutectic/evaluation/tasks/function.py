@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,7 +25,8 @@ __all__ = ["Function", "as_scores"]
 class Function(Task, frozen=True):
     """``module:function``, called with the `Checkpoint` and the split's name; a suite that names one runs its code.
 
-    It returns a number, a sequence with a number for each sample, or `Scores`.
+    The module is installed, or a file beside the suite. The function returns a number, a sequence with a number for
+    each sample, or `Scores`.
     """
 
     kind: Literal["python"]
@@ -48,13 +51,25 @@ class Function(Task, frozen=True):
         model = weights_of(subject, self.name)
         module, _, attribute = self.function.partition(":")
         try:
-            found: Any = import_module(module)
+            found: Any = _imported(module, self._folder)
             for part in attribute.split("."):
                 found = getattr(found, part)
         except (ImportError, AttributeError) as error:
             raise RecipeError(f"task {self.name}: {self.function} cannot be imported: {error}") from None
         started = time.perf_counter()
         return as_scores(found(model.checkpoint, split), self.name, time.perf_counter() - started)
+
+
+def _imported(module: str, folder: Path | None) -> Any:
+    """A module; the suite's folder is looked in after everything that is installed."""
+    if folder is None:
+        return import_module(module)
+    place = str(folder.absolute())
+    sys.path.append(place)
+    try:
+        return import_module(module)
+    finally:
+        sys.path.remove(place)
 
 
 def as_scores(found: Any, task: str, seconds: float) -> Scores:

@@ -58,11 +58,16 @@ class Task(Strict, ABC, frozen=True):
 
     @abstractmethod
     def score(self, subject: Subject, split: str = "test", fidelity: float = 1.0) -> Scores:
-        """Measure a subject on a split; `fidelity` is the share of the samples to take, 0 to 1."""
+        """Measure a subject on a split; `fidelity` is the share of the samples to take, above 0 to 1."""
+
+    def share(self, fidelity: float) -> float:
+        """The share of the samples that is measured where `fidelity` is asked for: all, where there are no samples."""
+        return 1.0
 
     def settings(self) -> str:
         """The task's own words as one text, for its fingerprint; names and roles change no score."""
-        return json.dumps(self.model_dump(mode="json", exclude={"name", "role", "expert", "data"}), sort_keys=True)
+        told = {"name", "role", "expert", "data", "labels"}
+        return json.dumps(self.model_dump(mode="json", exclude=told), sort_keys=True)
 
     def path(self, written: str) -> Path:
         """A path of the suite: from the suite's folder, unless it is absolute."""
@@ -111,6 +116,9 @@ class DataTask(Task, ABC, frozen=True):
         if name not in table:
             raise SourceError(f"{self.file(split)}: task {self.name} needs {name!r}, found {', '.join(sorted(table))}")
         return table[name]
+
+    def share(self, fidelity: float) -> float:
+        return fidelity
 
     @abstractmethod
     def count(self, split: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eutectic.errors import NonFiniteError, SourceError
-from eutectic.evaluation.classification import measure_views
+from eutectic.evaluation.views import measure_views
 
 VIEWS = {"plain": lambda x: x, "reversed": lambda x: x[:, ::-1], "negative": lambda x: -x}
 
@@ -132,5 +132,5 @@ def _seconds(call):
 
 
 def test_measuring_needs_no_torch():
-    code = "import sys, eutectic.evaluation.classification; print('torch' in sys.modules, 'sklearn' in sys.modules)"
+    code = "import sys, eutectic.evaluation.views; print('torch' in sys.modules, 'sklearn' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from eutectic.errors import NonFiniteError, SourceError
+from eutectic.evaluation.scores import Scores, scored
 
-__all__ = ["Score", "Scores", "View", "measure_views"]
+__all__ = ["View", "ViewScores", "measure_views"]
 
 View = Callable[[np.ndarray], np.ndarray]  # images [n, pixels] -> the same images seen otherwise [n, pixels]
 
@@ -21,30 +21,20 @@ _NUMBERED = re.compile(r"(.*?)(\d+)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
-class Score:
-    """One measured number: `value` and its standard error `stderr` (both 0..1), from `n` images, in `seconds`."""
-
-    value: float
-    stderr: float
-    n: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Scores:
+class ViewScores:
     """A score for each view, and their mean.
 
     Every view shows the same images, so the views' errors are correlated and their standard errors do not
     simply add up: the mean's is taken over the images, each image counting with its mean over the views.
     """
 
-    views: Mapping[str, Score]
-    mean: Score
+    views: Mapping[str, Scores]
+    mean: Scores
 
 
 def measure_views(
     checkpoint: Mapping[str, Any], images: np.ndarray, labels: np.ndarray, views: Mapping[str, View]
-) -> Scores:
+) -> ViewScores:
     """Accuracy of a checkpoint on each view of the images, and the mean over views, with standard errors.
 
     The network is read off the names: ``<prefix><number>.weight`` [out, in] and ``.bias`` [out] are linear
@@ -76,15 +66,10 @@ def measure_views(
     for name, view in views.items():
         started = time.perf_counter()
         hits = (_classify(layers, view(images)) == labels).astype(np.float64)
-        scores[name] = _score(hits, time.perf_counter() - started)
+        scores[name] = scored(hits, time.perf_counter() - started)
         correct.append(hits)
     seconds = sum(score.seconds for score in scores.values())
-    return Scores(scores, _score(np.mean(correct, axis=0), seconds))
-
-
-def _score(per_image: np.ndarray, seconds: float) -> Score:
-    n = len(per_image)
-    return Score(float(per_image.mean()), float(per_image.std(ddof=1)) / math.sqrt(n), n, seconds)
+    return ViewScores(scores, scored(np.mean(correct, axis=0), seconds))
 
 
 def _classify(layers: list[tuple[str, np.ndarray, np.ndarray]], images: np.ndarray) -> np.ndarray:
