@@ -137,6 +137,12 @@ def change(folder: Path, **settings: Any) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "began by changing the base"),
         ({"target_parameters": ["x"]}, "target_parameters is set"),
         ({"lora_alpha": None}, "lora_alpha None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan"),
+        ({"lora_alpha": "8"}, "lora_alpha is '8', not a number"),
+        ({"alpha_pattern": ["q"]}, r"alpha_pattern is \['q'\], not an object"),
+        ({"alpha_pattern": {"(": 1}}, r"'\(' is no regular expression"),
+        ({"modules_to_save": 5}, "modules_to_save is 5, not a list"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5, not a text"),
         ({"fan_in_fan_out": True}, "does not fit"),
     ],
 )
