@@ -1,4 +1,4 @@
-"""What a merge wrote, in words; how the modules of an adapter came out, as a table of the largest errors or plain data."""
+"""What a merge wrote, in words; how an adapter's modules came out, as a table of the largest errors or plain data."""
 
 from __future__ import annotations
 
