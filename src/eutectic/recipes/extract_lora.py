@@ -20,6 +20,7 @@ from eutectic.recipes.semantics import pool_of
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import DType
 from eutectic.weights.layers import layer_of
+from eutectic.weights.layout import TURNED
 from eutectic.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from eutectic.weights.tensor_ref import TensorRef
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Extraction", "extract_lora"]
 
-TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their linear layers store [inputs, outputs]
 TABLES = ("relative_attention_bias",)  # lookups inside layers, no matrices that multiply
 
 

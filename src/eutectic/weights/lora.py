@@ -23,13 +23,14 @@ from eutectic.weights.files import Place, SourceFile, is_folder, open_file
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = [
-    "ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "PREFIX", "Adapter", "HeldFactors", "Pair", "is_adapter", "is_lone_adapter",
-    "read_adapter",
+    "ADAPTER_CONFIG", "ADAPTER_FILES", "ADAPTER_WEIGHTS", "PREFIX", "Adapter", "HeldFactors", "Pair", "is_adapter",
+    "is_lone_adapter", "read_adapter",
 ]  # fmt: skip
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin")
+ADAPTER_FILES = (ADAPTER_CONFIG, *WEIGHTS)
 PREFIX = "base_model.model."
 HELD = 4  # pairs of factors kept in memory, for the tensors under way
 _FACTOR = re.compile(r"(.*)\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(?:\.default)?(\.weight|\.bias|)\Z")
