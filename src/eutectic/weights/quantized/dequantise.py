@@ -70,6 +70,7 @@ def open_dequantised(checkpoint: Checkpoint) -> Checkpoint:
         config=dense_config(checkpoint.config),
         headers=checkpoint.headers,
         held_bytes=checkpoint.held_bytes + parts.strips.held_bytes,
+        components=checkpoint.components,
     )
 
 
