@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
+from safetensors.numpy import load_file, save_file
 
 import eutectic
 from eutectic.cli.average import average
@@ -188,3 +190,34 @@ def test_a_run_that_is_still_written(cli: Cli, run: Path, tmp_path: Path) -> Non
 def test_spaces_are_those_of_recipes() -> None:
     option = next(parameter for parameter in average.params if parameter.name == "space")
     assert tuple(option.type.choices) == SPACES  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("space", [None, "factors"])
+def test_a_run_of_adapters_becomes_an_adapter(
+    cli: Cli, make_run: Callable[..., Path], tmp_path: Path, space: str | None
+) -> None:
+    run, random, pairs = make_run("run", LOSSES), np.random.default_rng(0), []
+    for step in LOSSES:
+        folder = run / f"checkpoint-{step}"
+        (folder / "model.safetensors").unlink()
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        pairs.append({k: random.normal(size=s).astype("f4") for k, s in (("A", (2, 30)), ("B", (20, 2)))})
+        stored = {f"base_model.model.layers.0.q.lora_{k}.weight": v for k, v in pairs[-1].items()}
+        save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "out"
+    done = cli("average", run, out, *([] if space is None else ["--space", space]))
+    assert done.exit_code == 0, done.output
+    assert f"{out}: an adapter of 1 module, rank {2 if space == 'factors' else 6}, " in done.stdout
+    assert eutectic.verify(out).sound and not (out / "optimizer.pt").exists()
+    made = load_file(out / "adapter_model.safetensors")
+    a, b = (made[f"base_model.model.layers.0.q.lora_{k}.weight"].astype("f8") for k in "AB")
+    config = json.loads((out / "adapter_config.json").read_text())
+    shares = np.array([1, 2, 4]) / 7
+    if space == "factors":
+        np.testing.assert_allclose(
+            a, sum(w * p["A"].astype("f8") for w, p in zip(shares, pairs, strict=True)), rtol=1e-6
+        )
+        return
+    wanted = sum(w * 2 * p["B"].astype("f8") @ p["A"] for w, p in zip(shares, pairs, strict=True))
+    np.testing.assert_allclose(config["lora_alpha"] / config["r"] * b @ a, wanted, atol=1e-5)

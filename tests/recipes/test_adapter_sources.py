@@ -84,7 +84,7 @@ def test_adapters_of_other_bases(make_adapter: Make) -> None:
     a = make_adapter("a", {"q": factors()})
     b = make_adapter("b", {"q": factors()}, base_model_name_or_path="org/other")
     c = make_adapter("c", {"q": factors()}, base_model_name_or_path=None)
-    words = r"b is an adapter of org/other, .*a of org/base .*--allow-mismatch"
+    words = r"models\[1\]: .*b is an adapter of org/other, models\[0\]: .*a of org/base .*--allow-mismatch"
     refused(recipe("linear", a, b), words)
     assert plan(recipe("linear", a, b), allow_mismatch=True) and plan(recipe("linear", a, c))
 

@@ -296,6 +296,13 @@ def test_factors_averaged_apart(pair: list[Path], tmp_path: Path) -> None:
     made(document, tmp_path / "again", watcher=Keeps())
 
 
+@pytest.mark.parametrize("space", ["product", "factors"])
+def test_targets_are_named_where_the_sources_name_none(pair: list[Path], tmp_path: Path, space: str) -> None:
+    assert "target_modules" not in json.loads((pair[0] / CONFIG).read_text())
+    out = made(recipe("linear", dict.fromkeys(pair, 1.0), adapter={"space": space}), tmp_path / "out")
+    assert json.loads((out / CONFIG).read_text())["target_modules"] == ["h.0.q", "h.1.q"]
+
+
 # ---------------------------------------------------------------- files, runs
 
 

@@ -12,9 +12,9 @@ tests below hold what no other file does.
 | 8 | MoE: one shared expert only, unclear errors | here, `test_architectures.py` |
 | 9 | dtype ignored; float16 and bfloat16 mixed | here |
 | 10 | errors after 20 minutes of downloading, a typo told last | `test_sources.py::test_errors_come_before_weights`, here |
-| 11 | adapters without a base | `../weights/test_adapter.py::test_what_is_no_adapter_of_this_base_is_refused` |
-| 12 | rsLoRA and DoRA merged wrong | `../weights/test_adapter.py::test_one_adapter_is_what_peft_merges` |
-| 13, 14 | quantised inputs averaged as numbers, adapters on them | `test_match.py::test_a_quantised_checkpoint_may_be_passed_through_alone` |
+| 11 | adapters without a base | `../weights/test_adapter.py::test_what_is_no_adapter_of_this_base_is_refused`, `test_adapter_sources.py::test_adapters_of_other_bases`, `test_adapters.py::test_one_adapter_at_weight_1_returns_itself` |
+| 12 | rsLoRA and DoRA merged wrong | `../weights/test_adapter.py::test_one_adapter_is_what_peft_merges`, `test_adapters.py::test_peft_merges_the_result_as_the_plan_over_the_base` |
+| 13, 14 | quantised inputs averaged as numbers, adapters on them | `test_quantised_sources.py::test_a_merge_of_codes_is_the_merge_of_their_dense_forms`, `test_quantised_sources.py::test_an_adapter_on_a_quantised_base`, `../weights/quantized/test_refused.py` |
 | 19 | extract-lora fails after hours on a vocabulary; norms lost | `test_extract_lora.py::test_a_change_of_low_rank_comes_back_whole`, here |
 | 22 | gradients, filters, negative weights, weights without effect | `test_slices.py::test_what_does_not_fit_is_refused`, `test_binding.py::test_a_filter_that_takes_nothing_is_refused`, here |
 """  # fmt: skip  # noqa: E501

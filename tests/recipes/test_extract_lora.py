@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -83,6 +84,37 @@ def test_threads_do_not_matter_and_targets_are_refused(pair: tuple[Path, Path], 
         extract_lora(base, base, tmp_path / "same")
     with pytest.raises(SourceError, match="no linear weight of a layer differs"):
         extract_lora(tuned, base, tmp_path / "none", exclude=["_proj"])
+
+
+def test_large_matrices_have_the_same_bytes_on_any_number_of_threads(make_model: Make, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    names = [f"model.layers.{at}.up_proj.weight" for at in range(4)]
+    save = lambda name: make_model(name, {n: random.normal(size=(400, 300)).astype("f4") for n in names}, config={})  # noqa: E731
+    base, tuned = (eutectic.open(save(name)) for name in ("base", "tuned"))
+    before = torch.get_num_threads()
+    for threads, own in ((1, 1), (3, 1), (3, 2)):
+        torch.set_num_threads(own)
+        try:
+            extract_lora(tuned, base, tmp_path / f"{threads}-{own}", rank=16, threads=threads)
+            assert torch.get_num_threads() == own
+        finally:
+            torch.set_num_threads(before)
+    found = {(folder / "adapter_model.safetensors").read_bytes() for folder in tmp_path.glob("?-?")}
+    assert len(found) == 1
+
+
+def test_models_are_named_as_recipes_name_them(
+    pair: tuple[Path, Path], make_model: Make, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    base, tuned = map(str, pair)
+    assert cli("extract-lora", tuned, str(tmp_path / "a"), "--base", base, "--rank", "3").exit_code == 0
+    again = cli("extract-lora", f"{base}+{tmp_path / 'a'}", str(tmp_path / "b"), "--base", base, "--json")
+    assert again.exit_code == 0, again.output
+    assert max(module["error"] for module in json.loads(again.stdout)["modules"]) < 1e-3
+    (tmp_path / "r.yaml").write_text(f"merge_method: soup\nmodels: [{{model: {tuned}}}, {{model: {base}}}]\n")
+    other = make_model("other", {"model.layers.0.other.weight": np.ones((2, 2), "f4")}, config={})
+    refused = cli("extract-lora", str(tmp_path / "r.yaml"), str(tmp_path / "c"), "--base", str(other))
+    assert refused.exit_code == 4 and "the fine-tune: lacks model.layers.0.other.weight" in refused.stderr
 
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])

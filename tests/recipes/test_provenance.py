@@ -14,9 +14,11 @@ import torch
 import yaml
 
 import eutectic
+from eutectic.evaluation.folder import declared_base
 from eutectic.recipes.merge import merge, plan
 from eutectic.recipes.plan import Options
 from eutectic.recipes.provenance import LOCK, fingerprint
+from eutectic.recipes.publish import public_files
 from eutectic.weights.safetensors import write_safetensors
 
 QUICK = Options(fsync=False)
@@ -231,3 +233,33 @@ def test_the_index_is_as_transformers_writes_it(tmp_path: Path, llamas: list[Pat
     )
     assert list(ours) == list(theirs) and list(ours["weight_map"]) == list(theirs["weight_map"])
     assert ours["metadata"] == theirs["metadata"]
+
+
+def test_adapters_on_one_base_are_sources_of_their_own(
+    tmp_path: Path, make_model: Callable[..., Path], make_adapter: Callable[..., Path]
+) -> None:
+    random = numpy.random.default_rng(0)
+    base = make_model("base", {"q.weight": random.normal(size=(6, 4)).astype("f4")}, card=card("mit"))
+    adapters = []
+    for name, rank in (("a", 1), ("b", 2)):
+        pair = (random.normal(size=(6, rank)).astype("f4"), random.normal(size=(rank, 4)).astype("f4"))
+        adapters.append(make_adapter(name, {"q": pair}))
+    (adapters[1] / "README.md").write_text(card("gpl-3.0"))
+    sources = [{"model": f"{base}+{adapter}", "parameters": {"weight": 0.5}} for adapter in adapters]
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "models": sources}
+    out = merge(recipe, tmp_path / "out", QUICK)
+    assert isinstance(out, Path) and front_of(out)["base_model"] == ["base", "a", "b"]
+    text = (out / "README.md").read_text()
+    assert "licences differ (gpl-3.0, mit)" in text and "No licence is stated for a;" in text
+    weights = (adapters[0] / "adapter_model.safetensors").stat().st_size
+    config = (adapters[0] / "adapter_config.json").stat().st_size
+    assert "| base |  | mit | 96 |" in text and f"| a |  | unknown | {weights + config:,} |" in text
+    lock = json.loads((out / LOCK).read_text())
+    assert [source["name"] for source in lock["sources"]] == ["base", "base+a", "base+b"]
+    assert [source["path"] for source in lock["sources"]] == [str(base), *(f"{base}+{a}" for a in adapters)]
+    again = merge(out / LOCK, tmp_path / "again", QUICK)  # two files called adapter_config.json, told apart
+    assert isinstance(again, Path)
+    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    public = json.loads(public_files(out)[LOCK])["sources"]
+    assert [source["path"] for source in public] == ["base", "base+a", "base+b"]
+    assert declared_base(eutectic.open(out))[:3] == [("base", "README.md"), ("a", "README.md"), ("b", "README.md")]

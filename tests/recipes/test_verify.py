@@ -142,3 +142,9 @@ def test_the_command(merged: Path, cli: Callable[..., Result]) -> None:
     report = json.loads(told.stdout)
     assert told.exit_code == 7 and report["sound"] is False and len(report["problems"]) == 1
     assert cli("verify", merged.parent / "absent").exit_code == 4
+
+
+def test_one_of_a_kind_is_one(make_model: Callable[..., Path], tmp_path: Path, cli: Callable[..., Result]) -> None:
+    model = make_model("one", {"w": numpy.ones(4, "f4")})
+    merge({"merge_method": "passthrough", "models": [{"model": str(model)}]}, tmp_path / "out", fsync=False)
+    assert "is sound: 1 tensor (16 bytes) and" in cli("verify", tmp_path / "out").stdout

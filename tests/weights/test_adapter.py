@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from eutectic.errors import EutecticError, SourceError
 from eutectic.recipes.merge import merge, plan
+from eutectic.recipes.opened import Opened
 from eutectic.weights.adapter import open_adapted
 from eutectic.weights.checkpoint import open_checkpoint
 
@@ -137,6 +138,12 @@ def change(folder: Path, **settings: Any) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "began by changing the base"),
         ({"target_parameters": ["x"]}, "target_parameters is set"),
         ({"lora_alpha": None}, "lora_alpha None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan"),
+        ({"lora_alpha": "8"}, "lora_alpha is '8', not a number"),
+        ({"alpha_pattern": ["q"]}, r"alpha_pattern is \['q'\], not an object"),
+        ({"alpha_pattern": {"(": 1}}, r"'\(' is no regular expression"),
+        ({"modules_to_save": 5}, "modules_to_save is 5, not a list"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5, not a text"),
         ({"fan_in_fan_out": True}, "does not fit"),
     ],
 )
@@ -232,3 +239,21 @@ def test_the_dense_model_is_neither_held_nor_written(make_model: Callable[..., P
     assert peak < dense / 4
     assert peak < planned.shape.buffers + (2 << 20)  # side files, headers and the like
     assert set(tmp_path.iterdir()) - before == {tmp_path / "out"}
+
+
+def test_views_of_a_part_of_a_pipeline_keep_its_file_name(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    base = make_model("unet", {"q.weight": random.normal(size=(6, 4)).astype("f4")}, config={})
+    (base / "model.safetensors").rename(base / "diffusion_pytorch_model.safetensors")
+    pair = {"A": random.normal(size=(1, 4)), "B": random.normal(size=(6, 1))}
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    stored = {f"base_model.model.q.lora_{side}.weight": torch.tensor(m).float() for side, m in pair.items()}
+    save_file(stored, lora / "adapter_model.safetensors")
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+    merge({"merge_method": "passthrough", "models": [{"model": f"{base}+{lora}"}]}, tmp_path / "out", fsync=False)
+    assert (tmp_path / "out/diffusion_pytorch_model.safetensors").is_file()
+    opened = Opened(1 << 20)
+    assert plan({"merge_method": "soup", "models": [{"model": str(base)}]}, opened=opened).components == {
+        "": "diffusion_pytorch_model"
+    }

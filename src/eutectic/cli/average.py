@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eutectic.cli.output import emit_json, format_bytes, json_option, print_fields, print_table, printable
+from eutectic.cli.factored import modules_json, print_errors, written_in_words
+from eutectic.cli.output import emit_json, json_option, print_fields, print_table, printable
 from eutectic.cli.run_options import describe, run_options
 from eutectic.cli.sizes import plural
 from eutectic.cli.weighing import Weighed, Weighing, weighing_options
 from eutectic.errors import OutputError
 
 if TYPE_CHECKING:
+    from eutectic.cli.merge_watchers import Screen
+    from eutectic.recipes.lora_output import Factored
     from eutectic.recipes.plan import Options
     from eutectic.recipes.training_run import Saved
 
@@ -78,6 +81,7 @@ def average(
     if not as_json:
         print_fields([("average", title)])
         print_table(*table)
+    modules: Sequence[Factored] = ()
     report = {"out": out, "file": None if file is None else str(file), **_facts(saved, weighed), "recipe": recipe}
     if file is not None:
         plan(recipe, chosen)
@@ -89,11 +93,13 @@ def average(
         report["plan"] = made.to_json()
         said = describe(made)
     else:
-        said = [_merge(recipe, str(out), chosen, resume=resume, force=force, quiet=as_json)]
+        made, sentence = _merge(recipe, str(out), chosen, resume=resume, force=force, quiet=as_json)
+        said, modules = [sentence], made.modules
     if as_json:
-        emit_json("average", report)
+        emit_json("average", {**report, "modules": modules_json(modules)} if modules else report)
     else:
         click.echo("\n".join(printable(line) for line in said))
+        print_errors(modules)
 
 
 def _split(paths: tuple[str, ...], file: Path | None, merges: bool) -> tuple[list[str], str | None]:
@@ -138,18 +144,20 @@ def _write(file: Path, text: str, force: bool) -> None:
         raise OutputError(f"{file} cannot be written: {error.strerror}") from None
 
 
-def _merge(recipe: dict[str, Any], out: str, options: Options, *, resume: bool, force: bool, quiet: bool) -> str:
-    """Merge, and say what was made."""
+def _merge(
+    recipe: dict[str, Any], out: str, options: Options, *, resume: bool, force: bool, quiet: bool
+) -> tuple[Screen, str]:
+    """Merge; who watched it, and what was made, in words."""
     from eutectic.cli.merge_watchers import Screen
     from eutectic.recipes.merge import merge
 
     begun = time.perf_counter()
     watcher = Screen(quiet=quiet, verbose=0)
     try:
-        merge(recipe, out, options, resume=resume, force=force, watcher=watcher)
+        folder = merge(recipe, out, options, resume=resume, force=force, watcher=watcher)
     finally:
         watcher.close()
-    made = watcher.plan
-    if made is None:
-        return f"{out} is this average already, finished."
-    return f"{out}: {plural(len(made), 'tensor')}, {format_bytes(made.nbytes)} in {time.perf_counter() - begun:.1f} s"
+    if watcher.plan is None:
+        return watcher, f"{out} is this average already, finished."
+    written = written_in_words(watcher.plan, watcher.modules, Path(str(folder)))
+    return watcher, f"{out}: {written} in {time.perf_counter() - begun:.1f} s"

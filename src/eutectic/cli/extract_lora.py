@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import eutectic
+from eutectic.cli.candidates import open_model
 from eutectic.cli.factored import modules_in_words, modules_json, print_errors
 from eutectic.cli.output import emit_json, format_share, json_option, print_fields, progress
 from eutectic.cli.sizes import plural
@@ -54,9 +54,8 @@ def extract_lora(
     """
     from eutectic.recipes.extract_lora import extract_lora as extract
     from eutectic.weights.dtypes import dtype_of
-    from eutectic.weights.quantized.dequantise import open_dequantised
 
-    model, origin = (open_dequantised(eutectic.open(source)) for source in (finetuned, base))
+    model, origin = (open_model(source) for source in (finetuned, base))
     with progress("extracting", model.nbytes + origin.nbytes) as advance:
         found = extract(
             model, origin, out, rank=rank, max_error=max_error, exclude=exclude,

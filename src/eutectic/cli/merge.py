@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eutectic.cli.factored import modules_in_words, modules_json, print_errors
+from eutectic.cli.factored import modules_json, print_errors, written_in_words
 from eutectic.cli.habits import EPILOG, mergekit_flags
 from eutectic.cli.output import emit_event, emit_json, events_option, format_bytes, format_share, print_table
 from eutectic.cli.run_options import describe, run_options
@@ -99,14 +99,9 @@ def merge(
         else:
             moved = made.bytes_read + made.bytes_written
             rate = f"{format_bytes(int(moved / max(seconds, 1e-9)))}/s"
-            tensors = plural(sum(len(shard.offsets) for shard in made.shards), "tensor")
-            written = made.bytes_written
-            if watcher.modules:
-                tensors = f"an adapter of {modules_in_words(watcher.modules)}"
-                written = sum(path.stat().st_size for path in Path(str(folder)).glob("*.safetensors"))
-            click.echo(f"{out}: {tensors}, {format_bytes(written)} in {seconds:.1f} s ({rate})")
-            if any(module.error for module in watcher.modules):
-                print_errors(watcher.modules)
+            written = written_in_words(made, watcher.modules, Path(str(folder)))
+            click.echo(f"{out}: {written} in {seconds:.1f} s ({rate})")
+            print_errors(watcher.modules)
         if address is not None:
             click.echo(f"pushed to {address}")
         if profile is not None:
@@ -129,5 +124,5 @@ def _print_profile(profile: Profile) -> None:
             (phase, f"{found['phases'][phase]['seconds']:.3f}", format_share(found["phases"][phase]["share"]), what)
             for phase, what in PHASES.items()
         ]
-        title = f"In the tiles, summed over {threads} thread{'s' if threads != 1 else ''}"
+        title = f"In the tiles, summed over {plural(threads, 'thread')}"
         print_table(("phase", ">seconds", ">share", ""), rows, title=title)

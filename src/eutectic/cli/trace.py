@@ -52,7 +52,7 @@ def trace(checkpoint: Path, candidates: tuple[str, ...], base: str | None, every
     if as_json:
         emit_json("trace", describe(child, models, found, lineage))
     else:
-        print_trace(child, models, found, lineage, every_tensor=every_tensor)
+        print_trace(child, models, found, lineage, every_tensor=every_tensor, name=str(checkpoint))
 
 
 def describe(

@@ -29,9 +29,10 @@ def print_trace(
     lineage: Lineage,
     *,
     every_tensor: bool = False,
+    name: str | None = None,
 ) -> None:
-    """Print what `trace` and `trace_lineage` found. `every_tensor` adds the coefficients of each tensor."""
-    path = click.style(printable(str(checkpoint.path or "planned checkpoint")), bold=True)
+    """Print what `trace` and `trace_lineage` found. `every_tensor` adds those of each tensor; `name` is the title."""
+    path = click.style(printable(name or str(checkpoint.path or "planned checkpoint")), bold=True)
     click.echo(f"{path}  {plural(len(checkpoint), 'tensor')}, {format_bytes(checkpoint.nbytes)}")
     click.echo()
     print_fields(_summary(found, lineage))

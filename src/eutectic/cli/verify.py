@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from eutectic.cli.output import emit_json, format_bytes, json_option, printable, progress
+from eutectic.cli.sizes import plural
 from eutectic.errors import VerificationError
 
 __all__ = ["verify"]
@@ -42,6 +43,6 @@ def verify(out: Path, as_json: bool) -> None:
         )
         raise VerificationError("\n".join([f"{out} is not what was written:", *lines]))
     click.echo(
-        f"{printable(str(out))} is sound: {found.tensors} tensors ({format_bytes(found.nbytes)}) "
-        f"and {found.files} other files are as written."
+        f"{printable(str(out))} is sound: {plural(found.tensors, 'tensor')} ({format_bytes(found.nbytes)}) "
+        f"and {plural(found.files, 'other file')} are as written."
     )

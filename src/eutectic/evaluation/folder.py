@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eutectic.errors import FormatError
-from eutectic.recipes.card import CARD, LOCK, front_matter
+from eutectic.recipes.card import CARD, LOCK, locked_names, stated_base
 from eutectic.weights.checkpoint import Checkpoint, read_json
 
 __all__ = ["Folder", "declared_base", "kind_of", "look"]
@@ -72,16 +72,16 @@ def declared_base(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     if checkpoint.path is None:
         return []
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    stated = front_matter(folder / CARD).get("base_model")
-    names = [(name, CARD) for name in (stated if isinstance(stated, list) else [stated]) if isinstance(name, str)]
+    names = [(name, CARD) for name in stated_base(folder / CARD)]
     if (folder / LOCK).is_file():
-        sources = read_json(folder / LOCK).get("sources")
-        entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
-        names += [(entry["name"], LOCK) for entry in entries if isinstance(entry.get("name"), str)]
+        names += [(name, LOCK) for name in locked_names(folder / LOCK)]
     origin = checkpoint.config.get("_name_or_path")
     if isinstance(origin, str) and origin:
         names.append((origin, "config.json"))
-    return list({name: (name, file) for name, file in reversed(names)}.values())[::-1]
+    found: dict[str, str] = {}
+    for name, file in names:
+        found.setdefault(name, file)
+    return list(found.items())
 
 
 def _family(folder: Path) -> Folder:

@@ -9,9 +9,10 @@ from typing import Any
 from eutectic.errors import FormatError, RecipeError, SourceError
 from eutectic.evaluation.licences import conflicts
 from eutectic.evaluation.trace import Trace
+from eutectic.recipes.card import CARD, LOCK, front_matter, locked_names, stated_base
 from eutectic.recipes.document import load_document
-from eutectic.recipes.provenance import CARD, LOCK, RECIPE, front_matter, public_name
-from eutectic.weights.checkpoint import Checkpoint, read_json
+from eutectic.recipes.provenance import RECIPE, public_name
+from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.files import Place, open_file
 
 __all__ = ["Declared", "Lineage", "declared_parents", "licence_of", "trace_lineage"]
@@ -84,9 +85,7 @@ def declared_parents(folder: Place) -> tuple[list[Declared], list[str]]:
 
     if (folder / LOCK).is_file():
         try:
-            sources = read_json(folder / LOCK).get("sources")
-            entries = sources if isinstance(sources, list) else []
-            add([e["name"] for e in entries if isinstance(e, dict) and isinstance(e.get("name"), str)], LOCK)
+            add(locked_names(folder / LOCK), LOCK)
         except FormatError as error:
             unreadable.append(str(error))
     for file in RECIPES:
@@ -97,9 +96,7 @@ def declared_parents(folder: Place) -> tuple[list[Declared], list[str]]:
                 add([part for name in _models(data) for part in name.split("+")], file)
             except (RecipeError, SourceError) as error:
                 unreadable.append(" ".join(str(error).split())[:200])
-    stated = front_matter(folder / CARD).get("base_model")
-    listed = stated if isinstance(stated, list) else [stated]
-    add([name for name in listed if isinstance(name, str)], CARD)
+    add(stated_base(folder / CARD), CARD)
     return list(declared.values()), unreadable
 
 

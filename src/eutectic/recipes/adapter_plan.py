@@ -17,7 +17,7 @@ from eutectic.recipes.match import Account, Step, match_tensors
 from eutectic.recipes.options import Options
 from eutectic.recipes.plan import TORCH_BYTES, Plan
 from eutectic.recipes.schema import Recipe
-from eutectic.recipes.tree import Tree
+from eutectic.recipes.tree import Leaf, Merge, Stack, Tree
 from eutectic.weights.adapter_delta import Changes, ZeroTensor
 from eutectic.weights.dtypes import DType, dtype_of
 from eutectic.weights.lora import ADAPTER_WEIGHTS, PREFIX
@@ -235,6 +235,12 @@ class AdapterPlan(Plan):
         }
 
 
+def _places(root: Merge | Stack) -> dict[int, str]:
+    """Where the outermost recipe names its sources, by the index of the leaf."""
+    assert isinstance(root, Merge)  # adapters have no slices and no modules
+    return {node.index: f"{root.place}[{at}]: " for at, node in enumerate(root.sources) if isinstance(node, Leaf)}
+
+
 def _listing(what: str, names: list[str]) -> Iterator[str]:
     if names:
         shown = ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
@@ -250,6 +256,11 @@ def make_adapter_plan(recipe: Recipe, tree: Tree, options: Options) -> AdapterPl
     """
     if options.on_gpu or options.executor != "local":
         raise ResourceError("adapters are small and merged in this process; leave out --device and --executor")
-    found = [(leaf.label, leaf.checkpoint) for leaf in tree.sources if isinstance(leaf.checkpoint, Changes)]
+    places = _places(tree.root)
+    found = [
+        (places.get(leaf.index, "") + leaf.label, leaf.checkpoint)
+        for leaf in tree.sources
+        if isinstance(leaf.checkpoint, Changes)
+    ]
     check_alike(found, allow_mismatch=options.allow_mismatch)
     return AdapterPlan(recipe, tree, match_tensors(tree, allow_mismatch=options.allow_mismatch), options)

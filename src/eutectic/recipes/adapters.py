@@ -17,7 +17,7 @@ from eutectic.recipes.factorise import factorise
 from eutectic.recipes.lora_output import Factored, lora_config, unreached
 from eutectic.recipes.match import Step
 from eutectic.recipes.provenance import adapter_files, public_base
-from eutectic.recipes.semantics import one_thread
+from eutectic.recipes.semantics import pool_of
 from eutectic.weights.digest import combine_pieces, hash_pieces, hash_range, hash_tensor
 from eutectic.weights.lora import ADAPTER_CONFIG
 from eutectic.weights.sink import Shard, Sink
@@ -61,7 +61,7 @@ class AdapterRun:
         if plan.unchanged:
             return
         modules: list[Factored] = []
-        with one_thread(True), ThreadPoolExecutor(plan.workers) as pool, closing(self._each(pool)) as made:
+        with pool_of(plan.workers) as pool, closing(self._each(pool)) as made:
             for step, (found, b, a) in made:
                 modules.append(found)
                 names = factor_tensors(step, found.rank, plan.factor_dtype(step))
@@ -151,7 +151,8 @@ class AdapterRun:
             return origin.headers[file]
         configs = [changes.adapter.config for _, changes in plan.adapters]
         if plan.form.space == "factors":
-            found: dict[str, Any] = {**origin.config, "inference_mode": True}
+            targets = {} if origin.config.get("target_modules") else self._targets(configs)
+            found: dict[str, Any] = {**origin.config, **targets, "inference_mode": True}
         else:
             saved = dict.fromkeys(name for config in configs for name in config.get("modules_to_save") or ())
             biases = [config["bias"] for config in configs if config.get("bias", "none") != "none"]

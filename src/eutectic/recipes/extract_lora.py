@@ -8,7 +8,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ from eutectic.errors import OutputError, SourceError
 from eutectic.ops.lowrank import factors, rank_for, truncated_svd
 from eutectic.recipes.lora_output import Factored, lora_config, unreached
 from eutectic.recipes.provenance import public_name
-from eutectic.recipes.semantics import one_thread
+from eutectic.recipes.semantics import pool_of
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import DType
 from eutectic.weights.layers import layer_of
+from eutectic.weights.layout import TURNED
 from eutectic.weights.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from eutectic.weights.tensor_ref import TensorRef
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Extraction", "extract_lora"]
 
-TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their linear layers store [inputs, outputs]
 TABLES = ("relative_attention_bias",)  # lookups inside layers, no matrices that multiply
 
 
@@ -102,7 +101,9 @@ def extract_lora(
         if not square:
             return None, {}
         if not math.isfinite(square):
-            raise SourceError(f"{name}: the change from {base.path} to {finetuned.path} holds NaN or infinity")
+            raise SourceError(
+                f"{name}: the change from {_named(base, 'the base')} to {_named(finetuned)} holds NaN or infinity"
+            )
         u, s, v = truncated_svd(delta.T.contiguous() if turned else delta, rank, name=name)
         kept = len(s) if max_error is None else rank_for(s, square, max_error)
         count = len(s) if kept is None else kept
@@ -116,7 +117,7 @@ def extract_lora(
 
     modules: list[Factored] = []
     tensors: dict[str, torch.Tensor] = {}
-    with one_thread(True), ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with pool_of(threads or len(os.sched_getaffinity(0))) as pool:
         for found, made in pool.map(one, chosen):
             if found is not None:
                 modules.append(found)
@@ -141,12 +142,14 @@ def _check_pair(finetuned: Checkpoint, base: Checkpoint) -> None:
     absent = [name for name in base if name not in finetuned]
     if absent:
         raise SourceError(
-            f"{finetuned.path}: lacks {absent[0]} of the base ({len(absent)} tensors); are they of one kind?"
+            f"{_named(finetuned)}: lacks {absent[0]} of the base ({len(absent)} tensors); are they of one kind?"
         )
     shapes = [name for name in base if base[name].shape != finetuned[name].shape and layer_of(name) is not None]
     if shapes:
         mine, yours = list(finetuned[shapes[0]].shape), list(base[shapes[0]].shape)
-        raise SourceError(f"{finetuned.path}: {shapes[0]} {mine} is {yours} in the base ({len(shapes)} tensors differ)")
+        raise SourceError(
+            f"{_named(finetuned)}: {shapes[0]} {mine} is {yours} in the base ({len(shapes)} tensors differ)"
+        )
 
 
 def _is_linear(name: str, ref: TensorRef, exclude: Sequence[str]) -> bool:
@@ -181,7 +184,9 @@ def _check_found(
     modules: Sequence[Factored], finetuned: Checkpoint, base: Checkpoint, rank: int, max_error: float | None
 ) -> None:
     if not modules:
-        raise SourceError(f"no linear weight of a layer differs between {finetuned.path} and {base.path}")
+        raise SourceError(
+            f"no linear weight of a layer differs between {_named(finetuned)} and {_named(base, 'the base')}"
+        )
     if max_error is not None and (lines := unreached(modules, max_error, rank)):
         raise SourceError("\n".join([*lines, "raise --rank, or --max-error, or leave them out with --exclude"]))
 
@@ -201,6 +206,11 @@ def _config(
         base_model_name_or_path=None if base.path is None else _name(base),
         fan_in_fan_out=turned,
     )
+
+
+def _named(checkpoint: Checkpoint, what: str = "the fine-tune") -> str:
+    """Its path; the merge of a recipe has none."""
+    return what if checkpoint.path is None else str(checkpoint.path)
 
 
 def _name(base: Checkpoint) -> str:

@@ -27,6 +27,7 @@ from eutectic.recipes.vocabulary import folder_of
 from eutectic.weights import digest
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, read_json
 from eutectic.weights.files import Place, RemotePath, open_file
+from eutectic.weights.lora import ADAPTER_FILES
 from eutectic.weights.quantized.dequantise import dense_config, native_of
 from eutectic.weights.sink import Shard
 
@@ -49,22 +50,35 @@ _HUB_CACHE = re.compile(r"models--(?:([^/]+?)--)?([^/]+)/snapshots/([0-9a-f]+)")
 class Parent:
     """A source as the model card names it: `name` is a hub id where one is known, else the folder's name."""
 
-    leaf: Leaf
     name: str
     revision: str | None
     licence: str | None
+    nbytes: int
 
 
 def parents_of(plan: Plan) -> list[Parent]:
-    """Every source with its public name and licence, the reference model first."""
-    return [_parent(leaf) for leaf in plan.tree.sources]
+    """Every source with its public name and licence, the reference first; an adapter on a model is one of its own."""
+    found: dict[Place, Parent] = {}
+    for leaf in plan.tree.sources:
+        weights = leaf.checkpoint.nbytes
+        if leaf.adapter is not None:
+            own = [file for file in leaf.checkpoint.headers if file.path.name in ADAPTER_FILES]
+            found.setdefault(leaf.adapter, _parent(leaf.adapter, sum(file.size for file in own)))
+            weights = sum(file.size for file in leaf.checkpoint.headers if file not in own)
+        place = _place_of(leaf)
+        if place not in found or leaf.adapter is None:
+            found[place] = _parent(place, weights)
+    return list(found.values())
 
 
-def _parent(leaf: Leaf) -> Parent:
-    path = leaf.checkpoint.path or Path(leaf.label)
+def _place_of(leaf: Leaf) -> Place:
+    return leaf.checkpoint.path or Path(leaf.label)
+
+
+def _parent(path: Place, nbytes: int) -> Parent:
     folder = path if path.is_dir() else path.parent
     licence = front_matter(folder / CARD).get("license")
-    return Parent(leaf, *public_name(path), licence if isinstance(licence, str) else None)
+    return Parent(*public_name(path), licence if isinstance(licence, str) else None, nbytes)
 
 
 def cached_identity(path: Path) -> tuple[str, str] | None:
@@ -110,13 +124,13 @@ def licence_warning(parents: list[Parent]) -> str | None:
 def source_records(plan: Plan, *, full: bool = False) -> list[dict[str, Any]]:
     """What each source was: its files' sizes, times and header digests, and (if `full`) all of their bytes'."""
     records = []
-    for parent in parents_of(plan):
+    for leaf in plan.tree.sources:
         files = []
-        place = parent.leaf.checkpoint.path
+        place = leaf.checkpoint.path
         pinned = place is not None and not isinstance(place, Path) and place.identity[1] is not None
-        for file, header in parent.leaf.checkpoint.headers.items():
+        for file, header in leaf.checkpoint.headers.items():
             record: dict[str, Any] = {
-                "name": parent.leaf.checkpoint.name_of(file),
+                "name": leaf.checkpoint.name_of(file),
                 "bytes": file.size,
                 "modified_ns": 0 if pinned else file.mtime_ns,  # a commit is the same in the cache and on the hub
                 "header": digest.hash_bytes(header),
@@ -126,8 +140,11 @@ def source_records(plan: Plan, *, full: bool = False) -> list[dict[str, Any]]:
             if full:
                 record["blake3"] = digest.hash_file(file)
             files.append(record)
-        where = place if isinstance(place, RemotePath) else (place or Path(parent.leaf.label)).absolute()
-        records.append({"path": str(where), "name": parent.name, "revision": parent.revision, "files": files})
+        places = [_place_of(leaf), *([] if leaf.adapter is None else [leaf.adapter])]
+        names = [public_name(place) for place in places]
+        where = [str(place.absolute() if isinstance(place, Path) else place) for place in places]
+        name, revision = "+".join(name for name, _ in names), names[0][1]
+        records.append({"path": "+".join(where), "name": name, "revision": revision, "files": files})
     return records
 
 
@@ -323,8 +340,8 @@ def _card(plan: Plan, recipe_text: str, front: dict[str, Any], title: str, words
         lines += [f"> **Licence.** {warning}", ""]
     lines += ["## Sources", "", "| model | revision | licence | bytes |", "|---|---|---|---|"]
     for parent in parents:
-        nbytes = parent.leaf.checkpoint.nbytes
-        lines.append(f"| {parent.name} | {parent.revision or ''} | {parent.licence or 'unknown'} | {nbytes:,} |")
+        row = (parent.name, parent.revision or "", parent.licence or "unknown", f"{parent.nbytes:,}")
+        lines.append(f"| {' | '.join(row)} |")
     lines += ["", "## Tensors", "", *(f"- {line}" for line in (*plan.account.lines, *words)), ""]
     lines += ["## Recipe", "", "```yaml", recipe_text.strip(), "```", ""]
     lines += [

@@ -96,7 +96,7 @@ def public_files(folder: Path) -> dict[str, bytes]:
     for holder, key in _references(document["recipe"]):
         holder[key] = "+".join(map(public_name, _PLUS.split(holder[key])))
     for source in document["sources"]:
-        source["path"] = public_name(source["path"])
+        source["path"] = "+".join(map(public_name, _PLUS.split(source["path"])))
     text = dump_yaml(document["recipe"])
     card = (folder / CARD).read_text(encoding="utf-8").replace(lock.text.strip(), text.strip())
     files = {RECIPE: text.encode(), CARD: card.encode(), **_public_config(folder)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from eutectic.recipes.tree import Leaf, Merge, Node
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_inputs", "merge_in_torch", "nonfinite", "one_thread"]
+__all__ = ["check_inputs", "merge_in_torch", "nonfinite", "one_thread", "pool_of"]
 
 
 def nonfinite(step: Step, node: Node, value: Any, at: int) -> NonFiniteError:
@@ -117,3 +118,12 @@ def one_thread(uses_torch: bool) -> Iterator[None]:
             _Crowd.inside -= 1
             if not _Crowd.inside:
                 torch.set_num_threads(_Crowd.before)
+
+
+@contextmanager
+def pool_of(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for torch under `one_thread`; for LAPACK that holds only in threads that have set it themselves."""
+    import torch
+
+    with one_thread(True), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool

@@ -52,6 +52,8 @@ class Leaf:
     checkpoint: Checkpoint
     dequantised: str | None = None
     """How its weights are stored, where they are quantised and `checkpoint` has the dense ones."""
+    adapter: Place | None = None
+    """The adapter that `checkpoint` is read with, where the recipe names one behind the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +243,7 @@ class _Builder:
         if isinstance(opened, Path):
             return self.recipe(load_recipe(opened, check=check_parameters), seed, depth + 1, scope)
         if (opened, scope) not in self.by_path:
-            leaf = Leaf(len(self.leaves), str(reference), *self.checkpoints[opened])
+            leaf = Leaf(len(self.leaves), str(reference), *self.checkpoints[opened], opened[1])
             self.leaves.append(leaf)
             self.by_path[opened, scope] = leaf
         return self.by_path[opened, scope]

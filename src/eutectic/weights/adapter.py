@@ -56,6 +56,7 @@ def open_adapted(base: Checkpoint, folder: Place) -> Checkpoint:
         config=base.config,
         headers={**base.headers, **adapter.headers},
         held_bytes=base.held_bytes + adapter.held_bytes,
+        components=base.components,
     )
 
 

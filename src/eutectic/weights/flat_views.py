@@ -38,6 +38,9 @@ class _Stretch(TensorRef):
     def work_bytes(self, elements: int) -> int:
         return self.tensor.work_bytes(elements)
 
+    def rehearse(self) -> None:
+        self.tensor.rehearse()
+
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
         self.tensor.read_into(buffer, self.first + start, self.first + stop)
 
@@ -58,6 +61,10 @@ class Joined(TensorRef):
 
     def work_bytes(self, elements: int) -> int:
         return max(part.work_bytes(elements) for part in self.parts)
+
+    def rehearse(self) -> None:
+        for part in self.parts:
+            part.rehearse()
 
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
         size, at = self.dtype.size, start

@@ -26,6 +26,7 @@ class Held:
             config=checkpoint.config,
             headers=checkpoint.headers,
             held_bytes=checkpoint.held_bytes,
+            components=checkpoint.components,
         )
 
     def take(self, nbytes: int) -> bool:
@@ -57,6 +58,9 @@ class HeldTensor(TensorRef):
 
     def work_bytes(self, elements: int) -> int:
         return self.tensor.work_bytes(elements)
+
+    def rehearse(self) -> None:
+        self.tensor.rehearse()
 
     def read_into(self, buffer: memoryview, start: int, stop: int) -> None:
         kept = self._kept()

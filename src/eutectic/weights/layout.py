@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from eutectic.weights.checkpoint import Checkpoint
 
 __all__ = [
-    "Layout", "Part", "heads_of", "is_log_space", "layout_of", "repeats_embedding", "role_of", "ties_heads",
+    "TURNED", "Layout", "Part", "heads_of", "is_log_space", "layout_of", "repeats_embedding", "role_of", "ties_heads",
     "vocabulary_sizes", "vocabulary_tensors",
 ]  # fmt: skip
 
+# Architectures (model_type) whose linear layers store [inputs, outputs], which headers do not tell.
+TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 _TIED = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")  # may be
 _SAMPLES, _SAMPLE = 8, 1024  # places and elements read to tell a copy of the embedding from a head of its own
 

@@ -23,18 +23,28 @@ from eutectic.weights.files import Place, SourceFile, is_folder, open_file
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = [
-    "ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "PREFIX", "Adapter", "HeldFactors", "Pair", "is_adapter", "is_lone_adapter",
-    "read_adapter",
+    "ADAPTER_CONFIG", "ADAPTER_FILES", "ADAPTER_WEIGHTS", "PREFIX", "Adapter", "HeldFactors", "Pair", "is_adapter",
+    "is_lone_adapter", "read_adapter",
 ]  # fmt: skip
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin")
+ADAPTER_FILES = (ADAPTER_CONFIG, *WEIGHTS)
 PREFIX = "base_model.model."
 HELD = 4  # pairs of factors kept in memory, for the tensors under way
 _FACTOR = re.compile(r"(.*)\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(?:\.default)?(\.weight|\.bias|)\Z")
 # Ways to start training that also change the base weights: an adapter on the published base is then another model.
 _MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# What may stand in adapter_config.json, where it is not null.
+_FORM = {
+    "lora_alpha": ((int, float), "a number"),
+    "alpha_pattern": (dict, "an object"),
+    "modules_to_save": (list, "a list"),
+    "target_modules": ((str, list), "a text or a list"),
+    "base_model_name_or_path": (str, "a text"),
+    "bias": (str, "a text"),
+}
 _UNKNOWN = ("layer_replication", "target_parameters", "megatron_config", "use_qalora", "arrow_config")
 
 
@@ -153,10 +163,23 @@ def _read_config(folder: Place) -> dict[str, Any]:
             f"{folder}: its training began by changing the base ({start}), so it does not fit the published one; "
             "convert it first (PEFT: path_initial_model_for_weight_conversion)"
         )
+    for key, (kind, words) in _FORM.items():
+        value = config.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise FormatError(f"{folder / ADAPTER_CONFIG}: {key} is {value!r}, not {words}")
+    _check_pattern(folder / ADAPTER_CONFIG, config.get("alpha_pattern") or {})
     for key in _UNKNOWN:
         if config.get(key):
             raise SourceError(f"{folder}: {key} is set, whose dense form is not known here; merge it with PEFT first")
     return config
+
+
+def _check_pattern(file: Place, pattern: Mapping[str, Any]) -> None:
+    for key in pattern:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise FormatError(f"{file}: alpha_pattern: {key!r} is no regular expression: {error}") from None
 
 
 def _setting(pattern: Any, module: str, default: Any) -> Any:
@@ -175,7 +198,7 @@ def _pair(folder: Place, config: Mapping[str, Any], module: str, refs: Mapping[s
     a, b = (refs[name] for name in names)
     rank = a.shape[0] if a.shape else 0
     alpha = _setting(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
-    if not rank or not isinstance(alpha, (int, float)):
+    if not rank or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise FormatError(f"{folder}: {module} has rank {rank} and lora_alpha {alpha!r}")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     turned = embeds or bool(config.get("fan_in_fan_out"))

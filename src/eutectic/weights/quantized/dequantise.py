@@ -13,6 +13,7 @@ from typing import Any
 from eutectic.errors import FormatError, SourceError
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import BY_NAME, DType, dtype_of
+from eutectic.weights.layout import TURNED
 from eutectic.weights.quantized.scheme import KEYS, READERS, Scheme, parts_of, scheme_of
 from eutectic.weights.quantized.tensor import FLOATS, DequantisedTensor, Parts, place
 from eutectic.weights.tensor_ref import TensorRef
@@ -30,8 +31,6 @@ REST = (
     ".absmax", ".quant_map", ".SCB",
 )  # fmt: skip
 CODES = ("U8", "I8", "I32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")  # in matrices, codes
-# Architectures whose linear layers store [in, out]: GPTQ, AWQ and bitsandbytes turn them, which headers do not tell.
-TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 _CURE = "use the checkpoint from before quantisation, or dequantise it with the library that made it"
 
 
@@ -71,6 +70,7 @@ def open_dequantised(checkpoint: Checkpoint) -> Checkpoint:
         config=dense_config(checkpoint.config),
         headers=checkpoint.headers,
         held_bytes=checkpoint.held_bytes + parts.strips.held_bytes,
+        components=checkpoint.components,
     )
 
 
@@ -92,6 +92,7 @@ def _refuse(checkpoint: Checkpoint, scheme: Scheme) -> None:
             f"{checkpoint.path}: its config says quantised ({scheme.method}), whose dense form is not known here. "
             f"Codes cannot be averaged as numbers; {_CURE}. Understood: {', '.join(READERS)}."
         )
+    # these methods turn linear layers, which headers do not tell
     if scheme.method in ("gptq", "awq", "bitsandbytes") and checkpoint.config.get("model_type") in TURNED:
         raise SourceError(
             f"{checkpoint.path}: {checkpoint.config['model_type']} stores its linear layers turned, and "
