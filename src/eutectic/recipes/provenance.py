@@ -110,7 +110,7 @@ def licence_warning(parents: list[Parent]) -> str | None:
 def source_records(plan: Plan, *, full: bool = False) -> list[dict[str, Any]]:
     """What each source was: its files' sizes, times and header digests, and (if `full`) all of their bytes'."""
     records = []
-    for parent in parents_of(plan):
+    for parent in [*parents_of(plan), *map(_parent, plan.tree.statistics)]:
         files = []
         place = parent.leaf.checkpoint.path
         pinned = place is not None and not isinstance(place, Path) and place.identity[1] is not None

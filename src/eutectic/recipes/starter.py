@@ -42,6 +42,8 @@ def starter(method: Method, models: Sequence[str] = (), base: str | None = None,
     whole = [p for p in method.parameters.values() if not p.per_source]
     for name in names:
         lines.append(f"  - model: {_text(name)}")
+        if method.needs is not None:
+            lines.append(_aligned("    statistics: ./stats", f"made by eutectic stats collect --kinds {method.needs}"))
         needed = any(parameter.required for parameter in each)
         lines += _block(each, 4, len(names), needed=needed)
     lines += _block(whole, 0, len(names), needed=any(parameter.required for parameter in whole))

@@ -78,7 +78,7 @@ def open_statistics(path: Path) -> Statistics:
     found = [facts[key].get("fingerprint") if isinstance(facts.get(key), dict) else None for key in ("model", "data")]
     if not all(isinstance(text, str) for text in found):
         raise FormatError(f"{path / FILE}: model and data need a fingerprint each")
-    return Statistics(path, *found, tuple(kinds), facts)
+    return Statistics(path, str(found[0]), str(found[1]), tuple(kinds), facts)
 
 
 def identity_of(checkpoint: Mapping[str, TensorRef]) -> str:
@@ -124,7 +124,7 @@ def _publish(staging: Path, out: Path) -> None:
         return
     files = sorted(staging.iterdir(), key=lambda file: file.name == FILE)  # what names the others comes last
     for file in files:
-        os.replace(file, out / file.name)
+        file.replace(out / file.name)
 
 
 def write_kind(

@@ -200,7 +200,7 @@ def test_nothing_half_written(model: Model, tmp_path: Path) -> None:
     inputs = np.ones((3, 6), dtype=np.float32)
     inputs[1, 2] = np.nan
     task = write_task(tmp_path, {"inputs": inputs, "labels": np.array([0, 1, 2])})
-    with pytest.raises(NonFiniteError, match="the gram of layers.0.weight is NaN"):
+    with pytest.raises(NonFiniteError, match=r"the gram of layers\.0\.weight is NaN"):
         collect_statistics(model, task, tmp_path / "s", kinds=["gram"])
     assert not list(tmp_path.glob("s*"))
 

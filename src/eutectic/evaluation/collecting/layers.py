@@ -66,6 +66,7 @@ def _rows(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     from torch import nn
 
     if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str)  # `linear_layers` leaves such layers out
         patches = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
         inputs = patches.transpose(1, 2)
     return inputs.reshape(-1, inputs.shape[-1])

@@ -22,7 +22,7 @@ def parameter_shapes(network: torch.nn.Module) -> Mapping[str, tuple[int, ...]]:
 @contextmanager
 def with_gradients(
     network: torch.nn.Module, names: Sequence[str]
-) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+) -> Iterator[tuple[Mapping[str, torch.Tensor], dict[str, torch.Tensor]]]:
     """The parameters `names`, the only ones that gradients are taken of, and a float64 zero for each."""
     import torch
 

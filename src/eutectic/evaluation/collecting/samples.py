@@ -46,10 +46,10 @@ class Samples:
         if not isinstance(task, (Classification, BitsPerByte)):
             kind = getattr(task, "kind", type(task).__name__)
             raise RecipeError(
-                f"task {task.name}: statistics are collected on tasks of kind classification or bits_per_byte, not {kind}"
+                f"task {task.name}: statistics need a task of kind classification or bits_per_byte, not {kind}"
             )
         if labels == "model" and not isinstance(task, Classification):
-            raise RecipeError(f"task {task.name}: the model's own labels are those of a classification; use labels: data")
+            raise RecipeError(f"task {task.name}: a model's own labels are those of a classification; take the data's")
         count = task.count(split)
         if not count:
             raise SourceError(f"{task.file(split)}: task {task.name} has no samples")
