@@ -12,7 +12,7 @@ from eutectic.cli.sizes import SIZE, format_bytes
 
 if TYPE_CHECKING:
     from eutectic.evaluation.suite import Suite
-    from eutectic.weights.statistics import Statistics
+    from eutectic.weights.statistics_folder import Statistics
 
 __all__ = ["stats"]
 
@@ -83,7 +83,7 @@ def collect(
 @json_option
 def show(folder: Path, as_json: bool) -> None:
     """Show whose statistics FOLDER holds, and which."""
-    from eutectic.weights.statistics import open_statistics
+    from eutectic.weights.statistics_folder import open_statistics
 
     _show(open_statistics(folder), as_json=as_json, quiet=False, command="stats show")
 

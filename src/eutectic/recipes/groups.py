@@ -17,7 +17,7 @@ from eutectic.recipes.references import Reference
 from eutectic.recipes.schema import Module, Recipe, SliceSource, Source
 from eutectic.recipes.settings import Settings, scalars_of
 from eutectic.recipes.values import Parameters
-from eutectic.weights.statistics import collect_command
+from eutectic.weights.statistics_folder import collect_command
 
 __all__ = ["Group", "bind", "faults_of", "groups_of", "place_of", "settings_of"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Binding, Renumbered
-from eutectic.recipes.statistics import covers
+from eutectic.recipes.source_statistics import covers
 from eutectic.recipes.tree import Leaf, Merge, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.dtypes import DType
@@ -143,7 +143,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
         *_lines(steps, kinds),
         *_by_token_lines(binding.by_token),
         *([f"averaged, for there are no statistics of them: {len(bare)} ({_shown(bare)})"] if bare else []),
-        *(f"{leaf.statistics}: {leaf.label}" for leaf in tree.statistics),
+        *(f"statistics: {leaf.statistics} of {leaf.label}" for leaf in tree.statistics),
         *(f"dequantised as read: {leaf.label} ({leaf.dequantised})" for leaf in tree.sources if leaf.dequantised),
         *_presented(tree.sources),
         *_unknown(reference),

@@ -12,7 +12,7 @@ import numpy as np
 from eutectic.errors import EutecticError, MethodError, NonFiniteError
 from eutectic.ops.random import Draws
 from eutectic.recipes.match import Step
-from eutectic.recipes.statistics import read_statistics
+from eutectic.recipes.source_statistics import read_statistics
 from eutectic.recipes.tree import Leaf, Merge, Node
 
 if TYPE_CHECKING:

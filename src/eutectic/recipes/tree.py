@@ -23,7 +23,7 @@ from eutectic.recipes.opened import Opened
 from eutectic.recipes.references import RECIPE_SUFFIXES, Reference, resolve_model
 from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
-from eutectic.recipes.statistics import statistics_of
+from eutectic.recipes.source_statistics import statistics_of
 from eutectic.weights.adapter import open_adapted
 from eutectic.weights.adapter_delta import Changes, open_changes
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint

@@ -17,7 +17,7 @@ from eutectic.evaluation.suite import load_suite
 from eutectic.evaluation.tasks.task import Task
 from eutectic.weights.checkpoint import open_checkpoint
 from eutectic.weights.safetensors import write_safetensors
-from eutectic.weights.statistics import Statistics
+from eutectic.weights.statistics_folder import Statistics
 
 ALL = ("fisher", "gram", "activations", "gradients")
 MLP = {"model_type": "eutectic-mlp", "input_size": 6, "hidden_sizes": [5], "num_labels": 3, "norm": "layer"}

@@ -18,7 +18,7 @@ from eutectic.evaluation.model import Model
 from eutectic.evaluation.tasks.task import Task
 from eutectic.recipes.semantics import one_thread
 from eutectic.weights.digest import hash_bytes
-from eutectic.weights.statistics import (
+from eutectic.weights.statistics_folder import (
     KINDS,
     Statistics,
     check_kinds,

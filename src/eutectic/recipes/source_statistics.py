@@ -12,7 +12,7 @@ from eutectic.recipes.references import resolve
 from eutectic.weights.adapter_delta import Changes
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.keymap import Presented
-from eutectic.weights.statistics import collect_command, identity_of, open_statistics
+from eutectic.weights.statistics_folder import collect_command, identity_of, open_statistics
 from eutectic.weights.tensor_ref import TensorRef
 
 if TYPE_CHECKING:
