@@ -171,8 +171,8 @@ def test_padding_of_texts_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_same_bits_and_samples_of_a_smaller_limit(model: Model, task: Task, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        collect_statistics(model, task, tmp_path / name, kinds=ALL, limit=5)
+    for name, memory in (("a", 1), ("b", 1 << 20)):
+        collect_statistics(model, task, tmp_path / name, kinds=ALL, limit=5, memory=memory)
     for kind in ALL:
         one, other = ((tmp_path / name / f"{kind}.safetensors").read_bytes() for name in ("a", "b"))
         assert one == other
