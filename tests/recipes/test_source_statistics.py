@@ -98,7 +98,7 @@ def test_inside_another_recipe(pair: list[dict[str, Any]], make_model: Make, tmp
     third = {"model": str(make_model("c", tensors(5))), "parameters": {"weight": 1}}
     recipe = {"merge_method": "linear", "models": [{"model": inner, "parameters": {"weight": 1}}, third]}
     merged = values(eutectic.merge(recipe, tmp_path / "out"))  # type: ignore[arg-type]
-    mean = (wanted(regmean, "gram", pair, ("h.0.w",) * 2) + values(Path(third["model"]))["h.0.w"]) / 2
+    mean = (wanted(regmean, "gram", pair, ("h.0.w", "h.0.w")) + values(Path(third["model"]))["h.0.w"]) / 2
     assert torch.allclose(merged["h.0.w"], mean, atol=1e-6)
     outer = {"merge_method": "fisher", "models": [{**pair[0], "model": inner}, pair[1]]}
     with pytest.raises(RecipeError, match="statistics are of a stored model, not of a recipe"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eutectic.errors import FormatError, SourceError
+from eutectic.errors import FormatError, OutputError, SourceError
 from eutectic.weights.checkpoint import open_checkpoint
 from eutectic.weights.statistics_folder import identity_of, open_statistics, staged, write_facts, write_kind
 
@@ -50,6 +50,19 @@ def test_nothing_is_left_of_what_fails(tmp_path: Path) -> None:
         (folder / "gram.safetensors").write_bytes(b"half")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "s.partial").mkdir()
+    (tmp_path / "s.partial/gram.safetensors").write_bytes(b"half")
+    with staged(tmp_path / "s") as folder:
+        write_facts(folder, FACTS)
+    (tmp_path / "t.partial").mkdir()
+    (tmp_path / "t.partial/journal").write_bytes(b"of a merge")
+    with pytest.raises(OutputError, match="holds something else"), staged(tmp_path / "t"):
+        pass
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["s", "t.partial"]
+    assert [file.name for file in (tmp_path / "s").iterdir()] == ["stats.json"]
 
 
 @pytest.mark.parametrize(

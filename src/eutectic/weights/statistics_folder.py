@@ -104,8 +104,11 @@ def staged(out: Path) -> Iterator[Path]:
         OutputError: it cannot be made.
     """
     staging = staging_of(out.absolute())
+    own = {FILE, *(f"{kind}.safetensors" for kind in KINDS)}
     try:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging.exists() and not own.issuperset(file.name for file in staging.iterdir()):
+            raise OutputError(f"{staging} holds something else, such as an unfinished merge; choose another folder")
+        shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
         staging.mkdir(parents=True)
     except OSError as error:
         raise OutputError(f"{staging} cannot be made: {error.strerror}") from None

@@ -66,7 +66,7 @@ def reference(model: Model, task: Any, labels: str) -> tuple[dict[str, np.ndarra
     """Fisher and mean gradient by autograd in float64, one sample and class at a time."""
     network = model.network.double().requires_grad_(True)
     x, y = task.column("train", "inputs").astype(np.float64), task.column("train", "labels")
-    fisher = {name: 0.0 for name, _ in network.named_parameters()}
+    fisher: dict[str, Any] = {name: 0.0 for name, _ in network.named_parameters()}
     gradient = dict(fisher)
     for sample, label in zip(x, y, strict=True):
         logs = network(torch.from_numpy(sample[None])).log_softmax(-1)[0]
@@ -132,7 +132,7 @@ def test_texts_of_bytes_and_shared_weights(tmp_path: Path) -> None:
     found = collect_statistics(model, task, tmp_path / "s", kinds=ALL)
     assert "model.layers.0.mlp.down_proj.weight" in found.tensors("gram")
     assert "lm_head.weight" not in found.tensors("gram"), "the embedding's weight is used elsewhere, too"
-    network = model.network.double().requires_grad_(True)
+    network: Any = model.network.double().requires_grad_(True)
     total: Any = 0.0
     for row in ids:
         tokens = torch.from_numpy(row[None].astype(np.int64))
@@ -216,6 +216,12 @@ def test_what_cannot_be_collected(model: Model, task: Task, tmp_path: Path) -> N
     with pytest.raises(RecipeError, match="classification or bits_per_byte, not python"):
         collect_statistics(model, python, tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_inputs_without_labels(model: Model, tmp_path: Path) -> None:
+    task = write_task(tmp_path, {"inputs": np.zeros((3, 6), dtype=np.float32), "labels": np.array([0, 1])})
+    with pytest.raises(SourceError, match="3 inputs and 2 labels"):
+        collect_statistics(model, task, tmp_path / "s")
 
 
 def test_data_that_reaches_nothing_is_told(model: Model, tmp_path: Path) -> None:

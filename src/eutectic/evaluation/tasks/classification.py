@@ -56,21 +56,27 @@ class Classification(DataTask, frozen=True):
 
     def measure(self, subject: Subject, split: str, rows: np.ndarray) -> np.ndarray:
         model = weights_of(subject, self.name)
-        labels = self.column(split, "labels")
         text = "input_ids" in self.table(split)
-        first = self.column(split, "input_ids" if text else "inputs")
-        if len(first) != len(labels):
-            raise SourceError(f"{self.file(split)}: {len(first)} inputs and {len(labels)} labels")
+        first = self._inputs(split)
         width = int(np.prod(first.shape[1:])) * (16 if text else 1)
         hits = [self._hits(model, split, part, text) for part in batches(rows, width)]
         return np.concatenate(hits)
+
+    def _inputs(self, split: str) -> np.ndarray:
+        """The first column of the inputs, as long as the labels."""
+        found = self.column(split, "input_ids" if "input_ids" in self.table(split) else "inputs")
+        labels = self.column(split, "labels")
+        if len(found) != len(labels):
+            raise SourceError(f"{self.file(split)}: {len(found)} inputs and {len(labels)} labels")
+        return found
 
     def lengths(self, model: Model, split: str, rows: np.ndarray) -> np.ndarray:
         """Tokens of each sample without its padding; 1 for all where the inputs are no text.
 
         Raises:
-            SourceError: padding that does not come last.
+            SourceError: padding that does not come last, inputs without labels.
         """
+        self._inputs(split)
         return self._tokens(split, rows) if "input_ids" in self.table(split) else np.ones(len(rows), dtype=np.int64)
 
     def _tokens(self, split: str, rows: np.ndarray) -> np.ndarray:
