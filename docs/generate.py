@@ -83,6 +83,8 @@ def _section(method: Method) -> Iterator[str]:
     if example:
         yield from ("", "On plain tensors:", "", "```python", "import torch", "")
         yield from (f"from eutectic.methods import {method.name}", "", *example, "```")
+    if method.needs is not None:
+        yield from ("", f"Needs the statistics `{method.needs}` of every source: see [stats](stats.md).")
     facts = f"`src/{method.__module__.replace('.', '/')}.py`"
     yield from ("", f"Source: {method.reference}. Code: {facts}." if method.reference else f"Code: {facts}.")
 

@@ -14,6 +14,11 @@ from eutectic.zoo.digits import build_digits
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SAYS = {
     "average.py": ("by accuracy, p 50    test accuracy", "average: README.md, model.safetensors, recipe.lock.json"),
+    "collect_statistics.py": (
+        "invert: fisher, gram of 300 samples",
+        "regmean  flip",
+        "regmean: README.md, config.json",
+    ),
     "inspect_and_diff.py": ("base: 6 tensors, 85,002 parameters, 340,008 bytes", "base against itself: identical"),
     "measure_without_writing.py": ("lambda 0.2  validation", "best lambda"),
     "merge.py": ("merged: README.md, config.json, model.safetensors, recipe.lock.json", "accuracy on flip: base"),

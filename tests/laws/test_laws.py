@@ -63,6 +63,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "ties_sb": [{}, {"weight": [0.5, -0.25], "density": 0.5, "threshold": 0.5, "normalize": False}],
     "wudi": [{}, {"weight": [0.5, -0.25], "lambda_": 0.5}],
     "knots_ties": [{}, {"weight": [0.5, -0.25], "density": 0.5, "normalize": False}],
+    "fisher": [{}, {"weight": [0.5, 0.25, 1.0], "floor": 0.5}],
+    "regmean": [{}, {"weight": [0.5, 0.25, 1.0], "ratio": 0.5}],
     "task_arithmetic_svc": [{}, {"weight": [0.5, -0.25], "lambda_": 1.0, "alpha": 0.5}],
 }
 

@@ -59,8 +59,8 @@ def _facts(method: Any) -> dict[str, Any]:
         "name": method.name, "summary": method.summary, "reference": method.reference, "space": method.space,
         "scope": method.scope, "base": method.base, "sources": method.count_in_words().replace(" sources", "")
         .replace(" source", ""), "symmetric": method.symmetric, "stochastic": method.stochastic,
-        "sparsifies": method.sparsifies, "fast_twin": method.lower is not None, "ignored": list(method.ignored),
-        "departures": list(method.departures), "parameters": parameters,
+        "sparsifies": method.sparsifies, "needs": method.needs, "fast_twin": method.lower is not None,
+        "ignored": list(method.ignored), "departures": list(method.departures), "parameters": parameters,
     }  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def _explain(facts: dict[str, Any]) -> None:
         ("works on", f"{facts['space']}s, {facts['scope']} by {facts['scope']}"),
         ("base", facts["base"]),
         ("sources", facts["sources"]),
+        *([("needs", f"{facts['needs']}, from `eutectic stats collect`")] if facts["needs"] else []),
         ("random", "yes, from --seed" if facts["stochastic"] else "no"),
     ])  # fmt: skip
     rows = []

@@ -18,6 +18,7 @@ from eutectic.methods.della import della, della_linear
 from eutectic.methods.ema import ema
 from eutectic.methods.emr import emr
 from eutectic.methods.expo import expo
+from eutectic.methods.fisher import fisher
 from eutectic.methods.iso_c import iso_c
 from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
@@ -34,6 +35,7 @@ from eutectic.methods.passthrough import passthrough
 from eutectic.methods.pcb import pcb
 from eutectic.methods.r_tsvm import r_tsvm
 from eutectic.methods.ram import ram, ramplus_tl
+from eutectic.methods.regmean import regmean
 from eutectic.methods.sce import sce
 from eutectic.methods.singular_value_calibration import task_arithmetic_svc
 from eutectic.methods.slerp import slerp
@@ -61,6 +63,7 @@ __all__ = [
     "each",
     "ema",
     "expo",
+    "fisher",
     "get_method",
     "iso_c",
     "iso_cts",
@@ -78,6 +81,7 @@ __all__ = [
     "r_tsvm",
     "ram",
     "ramplus_tl",
+    "regmean",
     "sce",
     "slerp",
     "soup",
@@ -127,6 +131,8 @@ BUILT_IN = {
         emr,
         localize_and_stitch,
         pcb,
+        fisher,
+        regmean,
         nearswap,
         arcee_fusion,
         passthrough,

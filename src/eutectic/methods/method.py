@@ -126,6 +126,9 @@ class Method:
         differentiable: gradients are finite everywhere (those of singular directions are not, where values are equal).
         vocabulary: the method that merges tensors with a row per token (embeddings, output heads) in place of this
             one; it gets those of this one's parameters that it has.
+        needs: the kind of statistics (see `eutectic stats collect`) that it has of each source: the function gets them
+            as `statistics`, one tensor per source, or None for all where there are none of that tensor. Needs scope
+            "tensor", and no fast twin.
         ignored: parameter names accepted for compatibility, without effect.
         paper: defaults that change under ``semantics: paper``. departures: where mergekit and the paper differ.
         lower: the fast twin. work_bytes: what the torch function allocates besides float32 inputs, the result
@@ -147,6 +150,7 @@ class Method:
     sparsifies: bool = False
     differentiable: bool = True
     vocabulary: Method | None = None
+    needs: str | None = None
     ignored: tuple[str, ...] = ()
     paper: Mapping[str, Any] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
@@ -158,6 +162,8 @@ class Method:
             object.__setattr__(self, name, getattr(self.function, name, None))
         if self.sparsifies and self.base != "required":
             raise MethodError(f'{self.name}: sparsifies leaves entries of deltas out, so it needs base="required"')
+        if self.needs is not None and (self.scope != "tensor" or self.lower is not None):
+            raise MethodError(f'{self.name}: a method that needs statistics has scope="tensor" and no fast twin')
         object.__setattr__(self, "__wrapped__", self.function)
 
     def __call__(
@@ -166,20 +172,25 @@ class Method:
         *,
         base: torch.Tensor | None = None,
         draws: Draws | None = None,
+        statistics: Sequence[torch.Tensor | None] | None = None,
         **parameters: Any,
     ) -> torch.Tensor:
-        """Merge tensors of one shape: float32 (or wider) arithmetic, the first tensor's dtype, autograd-safe."""
+        """Merge tensors of one shape: float32 (or wider) arithmetic, the first tensor's dtype, autograd-safe.
+
+        `statistics` has one tensor for each source, or None for all, where the method `needs` some.
+        """
         tensors = list(tensors)
         if self.base == "first" and base is not None:
             tensors, base = [base, *tensors], None
         self._check_tensors(tensors, base)
+        self.check_statistics(len(tensors), statistics)
         by_recipe_name = {self._recipe_name(name): value for name, value in parameters.items()}
         settled, faults = self.settle(by_recipe_name, len(tensors))
         if faults:
             raise MethodError(f"{self.name} refuses its parameters", [f"{n}: {why}" for n, why in faults])
         from eutectic.ops.rounding import round_once
 
-        return round_once(self.apply(tensors, base, settled, draws or Draws()), tensors[0].dtype)
+        return round_once(self.apply(tensors, base, settled, draws or Draws(), statistics), tensors[0].dtype)
 
     def apply(
         self,
@@ -187,6 +198,7 @@ class Method:
         base: torch.Tensor | None,
         settled: Mapping[str, Any],
         draws: Draws,
+        statistics: Sequence[torch.Tensor | None] | None = None,
     ) -> torch.Tensor:
         """The function itself on settled parameters: at least float32 in, the same out, nothing checked."""
         import torch
@@ -199,6 +211,8 @@ class Method:
             keywords["base"] = None if base is None else wide(base)
         if self.stochastic:
             keywords["draws"] = draws
+        if self.needs is not None:
+            keywords["statistics"] = [None if found is None else wide(found) for found in statistics or ()]
         return self.function([wide(tensor) for tensor in tensors], **keywords)
 
     def settle(
@@ -259,6 +273,20 @@ class Method:
         if len(shapes) > 1:
             raise MethodError(f"{self.name} needs tensors of one shape, not {sorted(shapes)}")
 
+    def check_statistics(self, sources: int, statistics: Sequence[Any] | None) -> None:
+        """Refuse a call without the statistics that the method needs, or with some that it does not."""
+        if self.needs is None:
+            if statistics is not None:
+                raise MethodError(f"{self.name} needs no statistics")
+            return
+        if statistics is None or len(statistics) != sources:
+            given = "none" if statistics is None else len(statistics)
+            wanted = f"the {self.needs} of each of {sources} sources as statistics"
+            raise MethodError(f"{self.name} needs {wanted}, not {given}")
+        lacking = [at for at, found in enumerate(statistics) if found is None]
+        if 0 < len(lacking) < sources:
+            raise MethodError(f"{self.name} needs statistics of every source or of none; source {lacking[0]} has none")
+
     def count_in_words(self) -> str:
         """How many sources it takes: "exactly 2 sources", "at least 1 source"."""
         fewest, most = self.sources
@@ -273,7 +301,7 @@ def merge_method(
 ) -> Callable[[Callable[..., torch.Tensor]], Method]:
     """Turn a function on tensors into a `Method`; its keyword-only arguments become the recipe's parameters.
 
-    A trailing underscore (``lambda_``) is dropped in the recipe. ``base`` and ``draws`` are not parameters.
+    A trailing underscore (``lambda_``) is dropped in the recipe. ``base``, ``draws`` and ``statistics`` are none.
 
     >>> @merge_method(summary="largest entry", symmetric=True)
     ... def largest(tensors, *, weight: PerSource[float] = each(1.0)):
@@ -298,7 +326,7 @@ def merge_method(
 def _read_signature(function: Callable[..., Any]) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for argument in inspect.signature(function).parameters.values():
-        if argument.kind is not argument.KEYWORD_ONLY or argument.name in ("base", "draws"):
+        if argument.kind is not argument.KEYWORD_ONLY or argument.name in ("base", "draws", "statistics"):
             continue
         where = f"{function.__name__}(..., {argument.name})"
         if argument.annotation is argument.empty:

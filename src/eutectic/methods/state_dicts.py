@@ -28,6 +28,7 @@ def merge_state_dicts(
     parameters: Mapping[str, Any] | None = None,
     seed: int = 0,
     vocabulary: Collection[str] = (),
+    statistics: Sequence[StateDict] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Merge state dicts tensor by tensor; the same numbers as a recipe gives on files.
 
@@ -40,6 +41,8 @@ def merge_state_dicts(
         seed: for stochastic methods.
         vocabulary: names of tensors with a row per token (embeddings, output heads), which methods that work on
             singular directions average. A recipe knows them by config.json's vocab_size.
+        statistics: for methods that need them (`fisher`, `regmean`), a mapping from names to tensors for each of the
+            models; a name that none of them has is averaged.
 
     Log-space tensors (by their names) are merged without leaving entries out, as in a recipe.
 
@@ -73,6 +76,7 @@ def merge_state_dicts(
     settled, faults = chosen.settle(given, len(sources))
     if faults:
         raise MethodError(f"{chosen.name} refuses its parameters", [f"{name}: {why}" for name, why in faults])
+    chosen.check_statistics(len(sources), statistics)
     reference = base if base is not None else sources[0]
     _check_names(reference, sources)
     floating = [name for name, tensor in reference.items() if tensor.is_floating_point()]
@@ -89,7 +93,10 @@ def merge_state_dicts(
             one, values = dense_counterpart(chosen, settled, len(sources))
         elif name in vocabulary:
             one, values = chosen.by_token(settled, len(sources))
-        merged[name] = _merge_one(one, tensors, start, values, seed, name)
+        known = None if statistics is None else [found.get(name) for found in statistics]
+        if known is not None:
+            one.check_statistics(len(sources), known)
+        merged[name] = _merge_one(one, tensors, start, values, seed, name, known)
     return merged
 
 
@@ -100,10 +107,11 @@ def _merge_one(
     settled: Mapping[str, Any],
     seed: int,
     name: str,
+    statistics: Sequence[torch.Tensor | None] | None = None,
 ) -> torch.Tensor:
     from eutectic.ops.rounding import round_once
 
-    result = method.apply(tensors, base, settled, Draws(seed, name))
+    result = method.apply(tensors, base, settled, Draws(seed, name), statistics)
     return round_once(result, (tensors[0] if base is None else base).dtype)
 
 

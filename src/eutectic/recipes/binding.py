@@ -232,6 +232,8 @@ class Binding:
             self._bind(merge.reference, name, refs)
         if any(node is None for node in inputs):
             return None
+        for leaf, own in zip(merge.statistics, names[len(names) - len(merge.sources) :], strict=False):
+            self._bind(leaf, own, refs)
         whole = merge.method.sparsifies and is_log_space(name)
         by_token = name in self._by_token and merge.method.vocabulary is not None
         unchanged = merge.settings is None and all(a is b for a, b in zip(inputs, merge.inputs, strict=True))

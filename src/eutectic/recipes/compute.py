@@ -45,10 +45,12 @@ def setting_of(merge: Merge, step: Step) -> Setting:
 def torch_bytes(merge: Merge, step: Step, elements: int) -> int:
     """Bytes of torch's copies and temporaries while one merge of `elements` of a tensor runs."""
     usual = elements * 4 * 3 * (len(merge.inputs) + 2)
+    usual += sum(2 * ref.nbytes for leaf in merge.statistics if (ref := step.refs[leaf.index]) is not None)
     if merge.method.work_bytes is None or elements < step.numel:
         return usual
     wide = sum(8 if row_dtype(node, step) is F64 else 4 for node in merge.inputs)
-    return max(usual, elements * wide + merge.method.work_bytes(setting_of(merge, step)))
+    side = sum(ref.nbytes for leaf in merge.statistics if (ref := step.refs[leaf.index]) is not None)
+    return max(usual, elements * wide + side + merge.method.work_bytes(setting_of(merge, step)))
 
 
 def row_dtype(node: Node, step: Step) -> DType:

@@ -17,6 +17,7 @@ from eutectic.recipes.references import Reference
 from eutectic.recipes.schema import Module, Recipe, SliceSource, Source
 from eutectic.recipes.settings import Settings, scalars_of
 from eutectic.recipes.values import Parameters
+from eutectic.weights.statistics_folder import collect_command
 
 __all__ = ["Group", "bind", "faults_of", "groups_of", "place_of", "settings_of"]
 
@@ -141,7 +142,22 @@ def faults_of(group: Group, method: Method) -> list[tuple[Location, str]]:
         besides = " besides the base" if base is not None else ""
         besides = " (base_model counts as the first)" if method.base == "first" else besides
         problems.append((listing, f"{method.name} merges {method.count_in_words()}{besides}, not {len(inputs)}"))
-    return problems + _parameter_faults(group, method, inputs)
+    return problems + _statistics_faults(group, method, inputs) + _parameter_faults(group, method, inputs)
+
+
+def _statistics_faults(group: Group, method: Method, inputs: list[Source]) -> list[tuple[Location, str]]:
+    """Sources without the statistics that the method needs, and statistics that it does not need."""
+    problems: list[tuple[Location, str]] = []
+    for at, source in enumerate(group.sources):
+        where = (*group.location, group.key, at)
+        if method.needs is None and source.statistics is not None:
+            problems.append(((*where, "statistics"), f"{method.name} needs no statistics; leave this key out"))
+        elif method.needs is not None and source.statistics is None and any(source is taken for taken in inputs):
+            model = source.model if isinstance(source.model, str) else "MODEL"
+            command = collect_command(model, method.needs)
+            needs = f"{method.name} needs the {method.needs} of this model"
+            problems.append((where, f"{needs}: `{command}` makes a folder, which goes here as 'statistics'"))
+    return problems
 
 
 def _recipe_location(group: Group) -> Location:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from eutectic.errors import SourceError
 from eutectic.recipes.binding import Binding, Renumbered
+from eutectic.recipes.source_statistics import covers
 from eutectic.recipes.tree import Leaf, Merge, Tree
 from eutectic.recipes.vocabulary import Unified
 from eutectic.weights.dtypes import DType
@@ -86,6 +87,7 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     steps: list[Step] = []
     kinds: dict[str, list[str]] = {}
     shapes: list[str] = []
+    bare: list[str] = []
     tokens = True
     lacking: dict[str, str] = {}
     for name in binding.names:
@@ -101,12 +103,14 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
         if any(ref.shape != origin.shape for ref in present):
             tokens &= unified is None and _by_token(name, tree)
             shapes.append(f"{name}: " + ", ".join(
-                f"{leaf.label} {list(ref.shape)}" for leaf, ref in zip(tree.leaves, bound.refs, strict=True) if ref
+                f"{leaf.label} {list(ref.shape)}" for leaf, ref in zip(tree.leaves, bound.refs, strict=True)
+                if ref and leaf.statistics is None
             ))  # fmt: skip
             continue
         dtype, numel = tree.root.dtype or origin.native, math.prod(origin.shape)
         numbers = all(ref.dtype.floating for ref in present)
         if numbers and len(present) == len(found):
+            bare += [name for merge in bound.merge.merges if not covers(merge, name, origin.shape, bound.refs)]
             steps.append(Step(name, origin.shape, dtype, "merge", bound.refs, numel, bound.merge))
             continue
         if not numbers:
@@ -138,6 +142,8 @@ def match_tensors(tree: Tree, *, allow_mismatch: bool = False, unified: Unified 
     lines = [
         *_lines(steps, kinds),
         *_by_token_lines(binding.by_token),
+        *([f"averaged, for there are no statistics of them: {len(bare)} ({_shown(bare)})"] if bare else []),
+        *(f"statistics: {leaf.statistics} of {leaf.label}" for leaf in tree.statistics),
         *(f"dequantised as read: {leaf.label} ({leaf.dequantised})" for leaf in tree.sources if leaf.dequantised),
         *_presented(tree.sources),
         *_unknown(reference),

@@ -335,7 +335,7 @@ def _real(out: str | os.PathLike[str]) -> Path:
 
 def _check_target(made: Plan, out: Path, *, force: bool) -> None:
     """Refuse a target that exists, that is or holds a source, or that is plainly not a model folder."""
-    for leaf in made.tree.sources:
+    for leaf in (*made.tree.sources, *made.tree.statistics):
         path = leaf.checkpoint.path
         folders = {file.path.parent.resolve() for file in leaf.checkpoint.headers if isinstance(file.path, Path)}
         if isinstance(path, Path):
@@ -381,7 +381,7 @@ def _check_sources(made: Plan, lock: Lock) -> None:
 
 def _check_unchanged(made: Plan) -> None:
     """Refuse to publish a merge whose sources were rewritten while they were read."""
-    for leaf in made.tree.sources:
+    for leaf in (*made.tree.sources, *made.tree.statistics):
         for file in leaf.checkpoint.headers:
             file.check_unchanged()
 

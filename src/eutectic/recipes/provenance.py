@@ -124,7 +124,7 @@ def licence_warning(parents: list[Parent]) -> str | None:
 def source_records(plan: Plan, *, full: bool = False) -> list[dict[str, Any]]:
     """What each source was: its files' sizes, times and header digests, and (if `full`) all of their bytes'."""
     records = []
-    for leaf in plan.tree.sources:
+    for leaf in [*plan.tree.sources, *plan.tree.statistics]:
         files = []
         place = leaf.checkpoint.path
         pinned = place is not None and not isinstance(place, Path) and place.identity[1] is not None

@@ -24,7 +24,7 @@ from eutectic.recipes.document import Document, Location, load_document
 from eutectic.recipes.faults import Problem, concerns, mended, problems_of, sources_of, too_deep
 from eutectic.recipes.references import FileReference, MergekitReference, Reference, Strict
 from eutectic.recipes.tokenizer import ModelText, OtherToken, Tokenizer, TokenSource, taken_from
-from eutectic.recipes.values import DTypeName, LayerRange, Parameters, Scalar, Text, Values, canonical_values
+from eutectic.recipes.values import DTypeName, LayerRange, Parameters, PathText, Scalar, Text, Values, canonical_values
 
 __all__ = [
     "Module",
@@ -82,6 +82,10 @@ class Source(_Frozen, frozen=True):
     """One input of a merge."""
 
     model: Reference = Field(description=_MODEL)
+    statistics: PathText | None = Field(
+        default=None,
+        description="A folder that `eutectic stats collect` made of this model, where the method needs one.",
+    )
     parameters: Values = Field(default_factory=Parameters, description="Options of the method for this source.")
 
     def canonical(self) -> dict[str, Any]:
@@ -90,7 +94,10 @@ class Source(_Frozen, frozen=True):
 
     def data(self, shown: Shown) -> dict[str, Any]:
         """Canonical data with references as `shown` writes them."""
-        return {"model": shown(self.model), **_values(self.parameters)}
+        return {"model": shown(self.model), **self._statistics(shown), **_values(self.parameters)}
+
+    def _statistics(self, shown: Shown) -> dict[str, Any]:
+        return {} if self.statistics is None else {"statistics": shown(self.statistics)}
 
 
 class SliceSource(Source, frozen=True):
@@ -100,7 +107,8 @@ class SliceSource(Source, frozen=True):
 
     def data(self, shown: Shown) -> dict[str, Any]:
         """Canonical data with references as `shown` writes them."""
-        return {"model": shown(self.model), "layer_range": list(self.layer_range), **_values(self.parameters)}
+        layers = {"layer_range": list(self.layer_range)}
+        return {"model": shown(self.model), **layers, **self._statistics(shown), **_values(self.parameters)}
 
 
 class Slice(_Frozen, frozen=True):

@@ -13,6 +13,7 @@ import numpy as np
 from eutectic.errors import EutecticError, MethodError, NonFiniteError
 from eutectic.ops.random import Draws
 from eutectic.recipes.match import Step
+from eutectic.recipes.source_statistics import read_statistics
 from eutectic.recipes.tree import Leaf, Merge, Node
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def merge_in_torch(
     shaped = [tensor.reshape(shape) for tensor in tensors]
     base = shaped.pop(0) if merge.base is not None else None
     with torch.no_grad():
-        merged = _apply(merge, shaped, base, Draws(merge.seed, step.name, first), f"{step.name!r} {list(step.shape)}")
+        statistics = read_statistics(merge, step, tensors[0].device) if merge.statistics else None
+        where = f"{step.name!r} {list(step.shape)}"
+        merged = _apply(merge, shaped, base, Draws(merge.seed, step.name, first), statistics, where)
         if not isinstance(merged, torch.Tensor) or tuple(merged.shape) != shape:
             got = f"shape {list(merged.shape)}" if isinstance(merged, torch.Tensor) else type(merged).__name__
             raise MethodError(f"{merge.method.name} returned {got} for {step.name!r}, not shape {list(shape)}")
@@ -75,12 +78,12 @@ def merge_in_torch(
         return round_once(merged, dtype).contiguous().reshape(-1)
 
 
-def _apply(merge: Merge, tensors: list[torch.Tensor], base: Any, draws: Draws, where: str) -> Any:
+def _apply(merge: Merge, tensors: list[torch.Tensor], base: Any, draws: Draws, statistics: Any, where: str) -> Any:
     """The method's function; what it raises names the method and the tensor, for it may be a plug-in's fault."""
     import torch
 
     try:
-        return merge.method.apply(tensors, base, merge.parameters, draws)
+        return merge.method.apply(tensors, base, merge.parameters, draws, statistics)
     except MethodError as error:
         raise MethodError(f"{where}: {error}") from error
     except (EutecticError, MemoryError, torch.OutOfMemoryError):

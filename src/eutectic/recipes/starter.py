@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from eutectic.methods.method import Method, Parameter
 from eutectic.recipes.yaml_text import dump_yaml
@@ -42,6 +43,9 @@ def starter(method: Method, models: Sequence[str] = (), base: str | None = None,
     whole = [p for p in method.parameters.values() if not p.per_source]
     for name in names:
         lines.append(f"  - model: {_text(name)}")
+        if method.needs is not None:
+            folder = _text(f"./stats/{PurePath(name).name}")
+            lines.append(_aligned(f"    statistics: {folder}", f"by eutectic stats collect --kinds {method.needs}"))
         needed = any(parameter.required for parameter in each)
         lines += _block(each, 4, len(names), needed=needed)
     lines += _block(whole, 0, len(names), needed=any(parameter.required for parameter in whole))

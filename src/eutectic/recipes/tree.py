@@ -23,6 +23,7 @@ from eutectic.recipes.opened import Opened
 from eutectic.recipes.references import RECIPE_SUFFIXES, Reference, resolve_model
 from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
+from eutectic.recipes.source_statistics import statistics_of
 from eutectic.weights.adapter import open_adapted
 from eutectic.weights.adapter_delta import Changes, open_changes
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
@@ -54,6 +55,8 @@ class Leaf:
     """How its weights are stored, where they are quantised and `checkpoint` has the dense ones."""
     adapter: Place | None = None
     """The adapter that `checkpoint` is read with, where the recipe names one behind the model."""
+    statistics: str | None = None
+    """The kind, where these are statistics of a source and no source themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,8 @@ class Merge:
     settings: Settings | None = None
     instead: int | None = None
     place: str = ""
+    statistics: tuple[Leaf, ...] = ()
+    """Where the method needs them, those of each source: bound to the same tensors, of other shapes perhaps."""
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -171,6 +176,7 @@ class _Builder:
         self.lead: Checkpoint | None = None  # the first opened, in whose names the others are read
         self.by_path: dict[tuple[tuple[Place, Place | None], tuple[int, ...]], Leaf] = {}
         self.pinned: dict[str, RemotePath] = {}
+        self.stored: dict[tuple[Place, Place | None], Checkpoint] = {}  # as opened, in their own names
         self.merges = 0
         self.zero: Leaf | None = None
         self.copies = False
@@ -220,6 +226,7 @@ class _Builder:
 
         base_node = node(base, 0) if base is not None else None
         sources = tuple(node(source, row) for row, source in enumerate(inputs, base is not None))
+        statistics = tuple(self.statistics(source, method, recipe) for source in inputs) if method.needs else ()
         reference = base_node or sources[0]
         if method.base == "required" and base_node is None:
             base_node = self.nothing()
@@ -233,8 +240,20 @@ class _Builder:
         return Merge(
             self.merges - 1, method, {} if settings.varies else settings.at("", 0.0), base_node, sources, seed,
             dtype_of(stored) if stored else None, recipe.semantics, reference, settings if settings.varies else None,
-            place=place_of((*group.location, group.key)),
+            place=place_of((*group.location, group.key)), statistics=statistics,
         )  # fmt: skip
+
+    def statistics(self, source: Source, method: Method, recipe: Recipe) -> Leaf:
+        """The statistics of one source, found to be of its very tensors."""
+        assert method.needs is not None and source.statistics is not None  # `check_parameters` has seen to it
+        key = None if isinstance(source.model, Recipe) else self.open(source.model, recipe)
+        if not isinstance(key, tuple):
+            raise RecipeError(f"{source.statistics}: statistics are of a stored model, not of a recipe; merge it first")
+        named, stored = self.checkpoints[key][0], self.stored[key]
+        found = statistics_of(source.statistics, str(source.model), method.needs, stored, named, recipe)
+        leaf = Leaf(len(self.leaves), source.statistics, found, statistics=method.needs)
+        self.leaves.append(leaf)
+        return leaf
 
     def node(self, reference: Reference, recipe: Recipe, seed: int, depth: int, scope: tuple[int, ...]) -> Node:
         if isinstance(reference, Recipe):
@@ -261,6 +280,7 @@ class _Builder:
         if key not in self.checkpoints:
             as_stored = self.copies
             found, words = self.opened.get((*key, as_stored), lambda: _open(path, adapter, as_stored=as_stored))
+            self.stored[key] = found
             self.lead = found if self.lead is None else self.lead
             named = found if isinstance(found, Changes) else presented_as(found, self.lead)
             self.checkpoints[key] = named, words
@@ -356,10 +376,16 @@ class Tree:
     @cached_property
     def sources(self) -> tuple[Leaf, ...]:
         """A leaf for every checkpoint, however many of its layers are read: the reference first."""
-        leaves = [leaf for leaf in self.leaves if leaf.checkpoint]  # without the zero change
+        own = [leaf for leaf in self.leaves if leaf.statistics is None]
+        leaves = [leaf for leaf in own if leaf.checkpoint]  # without the zero change
         found = {id(leaf.checkpoint): leaf for leaf in (*reversed(leaves), self.reference)}
         rest = [leaf for leaf in leaves if found[id(leaf.checkpoint)] is leaf and leaf is not self.reference]
         return (self.reference, *rest)
+
+    @cached_property
+    def statistics(self) -> tuple[Leaf, ...]:
+        """The statistics of the sources, where the method needs some."""
+        return tuple(leaf for leaf in self.leaves if leaf.statistics is not None)
 
 
 def build_tree(recipe: Recipe, *, seed: int | None = None, opened: Opened | None = None) -> Tree:
@@ -371,7 +397,7 @@ def build_tree(recipe: Recipe, *, seed: int | None = None, opened: Opened | None
     """
     builder = _Builder(seed, opened or Opened())
     root = builder.recipe(recipe, seed or 0, 0, ())
-    leaves = {leaf.index: (leaf.label, leaf.checkpoint) for leaf in builder.leaves}
+    leaves = {leaf.index: (leaf.label, leaf.checkpoint) for leaf in builder.leaves if leaf.statistics is None}
     absent = absent_from(leaves) if check_adapters(leaves) else {}
     check_words(recipe, of_adapters=bool(absent))
     return Tree(root, tuple(builder.leaves), tuple(root.walk()), builder.pinned, absent)

@@ -30,13 +30,21 @@ class Case:
     base: torch.Tensor | None
     parameters: Mapping[str, Any]
     seed: int = 0
+    order: tuple[int, ...] | None = None
+    """Which source stands where, for statistics to follow it; None: as they were drawn."""
 
     def merge(
         self, method: Method, changes: Mapping[str, Any] | None = None, draws: Draws | None = None
     ) -> torch.Tensor:
         """Call the method, with some parameters changed."""
         parameters = {**self.parameters, **(changes or {})}
-        return method(self.tensors, base=self.base, draws=draws or Draws(self.seed, "tensor"), **parameters)
+        side = {} if method.needs is None else {"statistics": self.statistics(method.needs)}
+        return method(self.tensors, base=self.base, draws=draws or Draws(self.seed, "tensor"), **side, **parameters)
+
+    def statistics(self, kind: str) -> list[torch.Tensor | None]:
+        """Made-up statistics of each source: a Gram matrix of few inputs, or squares in the tensor's shape."""
+        order = range(len(self.tensors)) if self.order is None else self.order
+        return [_made_up(kind, tuple(self.tensors[0].shape), 500 + source) for source in order]
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Case:
         """The case with every tensor changed alike."""
@@ -56,6 +64,16 @@ class Case:
     def random(self) -> random.Random:
         """Random numbers of this case."""
         return random.Random(self.seed)
+
+
+def _made_up(kind: str, shape: tuple[int, ...], seed: int) -> torch.Tensor | None:
+    if kind != "gram":
+        return noise(shape, seed) ** 2
+    if len(shape) < 2 or not math.prod(shape):
+        return None
+    width = math.prod(shape[1:])
+    rows = noise((width // 2 + 1, width), seed)
+    return rows.T @ rows / len(rows)
 
 
 def tensors(shape: tuple[int, ...] = (5,)) -> SearchStrategy[torch.Tensor]:

@@ -128,7 +128,7 @@ def _symmetric(method: Method, case: Case) -> None:
     }
     merged, again = (
         case.merge(method),
-        replace(case, tensors=[case.tensors[at] for at in order], parameters=values).merge(method),
+        replace(case, tensors=[case.tensors[at] for at in order], parameters=values, order=tuple(order)).merge(method),
     )
     settled = ~jumps(method, case)
     assert_close(again[settled], merged[settled], 32 * EPSILON * max(case.size, size_of(merged)), f"order {order}: ")

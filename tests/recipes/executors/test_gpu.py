@@ -80,7 +80,11 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", sorted(BUILT_IN))
+ALONE = sorted(name for name, method in BUILT_IN.items() if method.needs is None)
+"""tests/recipes/test_source_statistics.py has those that need statistics."""
+
+
+@pytest.mark.parametrize("method", ALONE)
 def test_the_bytes_are_those_of_torch_on_the_cpu(
     method: str, models: dict[str, Path], tmp_path: Path, device: str, contents: Callable[[Path], dict[str, bytes]]
 ) -> None:
@@ -230,9 +234,11 @@ def test_methods_make_their_tensors_where_their_inputs_are(method: str) -> None:
     tensors = [torch.randn(6, 8, generator=generator) for _ in range(count)]
     base = torch.randn(6, 8, generator=generator) if found.base in ("required", "first") else None
     parameters = {PYTHON.get(k, k): v for k, v in PARAMETERS.get(method, {}).items()}
-    expected = found(tensors, base=base, **parameters)
+    square = torch.eye(8) if found.needs == "gram" else tensors[0] ** 2
+    side = {} if found.needs is None else {"statistics": [square] * count}
+    expected = found(tensors, base=base, **side, **parameters)
     with torch.device("meta"):
-        merged = found(tensors, base=base, **parameters)
+        merged = found(tensors, base=base, **side, **parameters)
     assert merged.device.type == "cpu"
     assert torch.equal(merged, expected)
 

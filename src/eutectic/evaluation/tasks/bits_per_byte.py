@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +21,9 @@ from eutectic.evaluation.model import Model
 from eutectic.evaluation.subject import Subject, weights_of
 from eutectic.evaluation.tasks.batches import ask, batches, by_length
 from eutectic.evaluation.tasks.task import DataTask
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["BitsPerByte"]
 
@@ -53,6 +56,20 @@ class BitsPerByte(DataTask, frozen=True):
         facts = path.stat()
         return _cut(path, self.slice_bytes, facts.st_size, facts.st_mtime_ns)
 
+    def lengths(self, model: Model, split: str, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each sample."""
+        slices = self._slices(split)
+        return np.array([len(tokens) for tokens in _encoded(model, [slices[row] for row in rows])[0]])
+
+    def log_likelihood(self, network: torch.nn.Module, model: Model, split: str, rows: np.ndarray) -> torch.Tensor:
+        """log p of the tokens of samples of one length from the second on, [n], with gradients."""
+        import torch
+
+        slices = self._slices(split)
+        ids = _encoded(model, [slices[row] for row in rows])[0]
+        tokens = torch.from_numpy(np.stack(ids).astype(np.int64))
+        return _chosen(network(input_ids=tokens).logits[:, :-1], tokens).sum(dim=1)
+
     def measure(self, subject: Subject, split: str, rows: np.ndarray) -> np.ndarray:
         model = weights_of(subject, self.name)
         slices = self._slices(split)
@@ -71,8 +88,12 @@ def _bits(model: Model, tokens: np.ndarray) -> np.ndarray:
 
     ids = torch.from_numpy(tokens)
     logits = ask(model, lambda network: network(input_ids=ids).logits[:, :-1])
-    chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
-    return -chosen.double().sum(dim=1).numpy() / math.log(2)
+    return -_chosen(logits, ids).double().sum(dim=1).numpy() / math.log(2)
+
+
+def _chosen(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log p of each token but the first."""
+    return logits.float().log_softmax(dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
 
 
 def _encoded(model: Model, slices: list[Any]) -> tuple[list[np.ndarray], list[int]]:

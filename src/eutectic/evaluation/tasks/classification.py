@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -56,32 +57,71 @@ class Classification(DataTask, frozen=True):
 
     def measure(self, subject: Subject, split: str, rows: np.ndarray) -> np.ndarray:
         model = weights_of(subject, self.name)
-        labels = self.column(split, "labels")
         text = "input_ids" in self.table(split)
-        first = self.column(split, "input_ids" if text else "inputs")
-        if len(first) != len(labels):
-            raise SourceError(f"{self.file(split)}: {len(first)} inputs and {len(labels)} labels")
+        first = self._inputs(split)
         width = int(np.prod(first.shape[1:])) * (16 if text else 1)
         hits = [self._hits(model, split, part, text) for part in batches(rows, width)]
         return np.concatenate(hits)
 
-    def _hits(self, model: Model, split: str, rows: np.ndarray, text: bool) -> np.ndarray:
+    def _inputs(self, split: str) -> np.ndarray:
+        """The first column of the inputs, as long as the labels."""
+        found = self.column(split, "input_ids" if "input_ids" in self.table(split) else "inputs")
+        labels = self.column(split, "labels")
+        if len(found) != len(labels):
+            raise SourceError(f"{self.file(split)}: {len(found)} inputs and {len(labels)} labels")
+        return found
+
+    def lengths(self, model: Model, split: str, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each sample without its padding; 1 for all where the inputs are no text.
+
+        Raises:
+            SourceError: padding that does not come last, inputs without labels.
+        """
+        self._inputs(split)
+        return self._tokens(split, rows) if "input_ids" in self.table(split) else np.ones(len(rows), dtype=np.int64)
+
+    def _tokens(self, split: str, rows: np.ndarray) -> np.ndarray:
+        mask = self.column(split, "attention_mask")[rows] != 0
+        if (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise SourceError(f"{self.file(split)}: task {self.name} has padding before tokens; put it behind them")
+        return mask.sum(axis=1)
+
+    def log_probabilities(self, network: torch.nn.Module, split: str, rows: np.ndarray) -> torch.Tensor:
+        """log p of every class for samples of one length, [n, C], with gradients; padding is left out."""
+        text = "input_ids" in self.table(split)
+        most = int(self._tokens(split, rows).max()) if text else None
+        logits = self._logits(split, rows, text, most)(network).float()
+        self._labels(split, rows, logits.shape[-1], "the network")
+        return logits.log_softmax(dim=-1)
+
+    def _logits(
+        self, split: str, rows: np.ndarray, text: bool, most: int | None = None
+    ) -> Callable[[torch.nn.Module], torch.Tensor]:
+        """What a network answers to some samples, texts cut to `most` tokens."""
         import torch
 
         def column(name: str) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(self.column(split, name)[rows]))
 
         if text:
-            ids, mask = column("input_ids").long(), column("attention_mask").long()
-            logits = ask(model, lambda network: self._text_logits(network, ids, mask))
-        else:
-            inputs = column("inputs")
-            values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
-            logits = ask(model, lambda network: network(values))
-        labels = column("labels").long()
-        if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[-1]:
+            ids, mask = column("input_ids").long()[:, :most], column("attention_mask").long()[:, :most]
+            return lambda network: self._text_logits(network, ids, mask)
+        inputs = column("inputs")
+        values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+        return lambda network: network(values)
+
+    def _labels(self, split: str, rows: np.ndarray, classes: int, label: str) -> torch.Tensor:
+        import torch
+
+        labels = torch.from_numpy(np.ascontiguousarray(self.column(split, "labels")[rows])).long()
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise SourceError(
-                f"task {self.name}: labels reach from {int(labels.min())} to {int(labels.max())}, {model.label} has "
-                f"{logits.shape[-1]} classes"
+                f"task {self.name}: labels reach from {int(labels.min())} to {int(labels.max())}, {label} has "
+                f"{classes} classes"
             )
+        return labels
+
+    def _hits(self, model: Model, split: str, rows: np.ndarray, text: bool) -> np.ndarray:
+        logits = ask(model, self._logits(split, rows, text))
+        labels = self._labels(split, rows, logits.shape[-1], model.label)
         return (logits.argmax(dim=-1) == labels).double().numpy()
