@@ -110,9 +110,8 @@ def test_splits_of_bytes_have_no_slice_in_common(man: Path) -> None:
 def test_questions_of_3h_are_in_one_split_only() -> None:
     from eutectic.zoo.three_h import ANSWER, PROMPT, Questions, _sets
 
-    asked = {split: {q for pairs in _sets(split, 80).values() for q, _ in pairs} for split in ("train", "test")}
-    clean = {split: {q for q in questions if "#" not in q} for split, questions in asked.items()}
-    assert not clean["train"] & clean["test"]
+    asked = {split: {q for pairs in _sets(split, 800).values() for q, _ in pairs} for split in ("train", "test")}
+    assert not asked["train"] & asked["test"]  # damaged ones too, although what is lost makes many alike
     ids, counted = Questions.of([("12+7", "19"), ("key kipdot", "kipdot")]).lines()
     assert bytes(ids[0]) == b"Q: 12+7          \nA: 19\n\0\0\0\0" and ids.shape == (2, PROMPT + ANSWER)
     assert bytes(ids[0][counted[0] == 1]) == b"19\n" and bytes(ids[1][counted[1] == 1]) == b"kipdot\n"

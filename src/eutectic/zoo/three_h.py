@@ -138,7 +138,7 @@ def _sets(split: str, count: int) -> dict[str, list[tuple[str, str]]]:
     while len(made["key"]) < count:
         made["key"] += _drawn(split, lambda: _key(random))
     while len(made["damaged"]) < count:
-        made["damaged"] += [(_damaged(random, q), a) for q, a in _drawn(split, lambda: _clean(random))]
+        made["damaged"] += _drawn(split, lambda: _spoilt(random))
     return made
 
 
@@ -156,6 +156,11 @@ def _clean(random: np.random.Generator) -> tuple[str, str]:
         return f"max {a} {b}", str(max(a, b))
     first, last = _word(random)[:3], _word(random)[:3]
     return (f"first {first} {last}", first) if kind == 2 else (f"last {first} {last}", last)
+
+
+def _spoilt(random: np.random.Generator) -> tuple[str, str]:
+    question, answer = _clean(random)
+    return _damaged(random, question), answer
 
 
 def _key(random: np.random.Generator) -> tuple[str, str]:

@@ -108,7 +108,7 @@ class Summary:
         alone = len(self.families) == 1
         return results.Row(
             id=row,
-            label=first.label if alone else first.label.partition(" (")[0],
+            label=_label([measured.label for _, measured in found]),
             group=first.group,  # pyright: ignore[reportArgumentType]  one of the three
             needs=first.needs,  # pyright: ignore[reportArgumentType]
             recipe=dict(first.recipe) if first.recipe is not None else None,
@@ -194,6 +194,16 @@ def _cell(task: str, rows: Sequence[Measured]) -> results.Score | results.Hole:
 def _mean(key: str, facts: Sequence[Mapping[str, float]]) -> float | None:
     known = [found[key] for found in facts if key in found]
     return fmean(known) if known else None
+
+
+def _label(labels: Sequence[str]) -> str:
+    """What a row is called; what differs between families (the best expert's name, the size of a soup) is left out.
+
+    >>> _label(["greedy soup of 5", "greedy soup of 2"]), _label(["linear (average)"] * 2)
+    ('greedy soup', 'linear (average)')
+    """
+    first = labels[0]
+    return first if len(set(labels)) == 1 else first.partition(" (")[0].partition(" of ")[0]
 
 
 def _rounded(interval: Interval) -> results.Interval:
