@@ -65,6 +65,23 @@ def test_rows_of_a_table(families: list[Family], tmp_path: Path) -> None:
     assert any(pair.a == "ties" and pair.b == "task_arithmetic" for pair in found.pairs)
 
 
+def test_methods_that_need_statistics_collect_them_once(families: list[Family], tmp_path: Path) -> None:
+    """On training data of each expert's own task; the recorded recipe is the same for any run's folder."""
+    setup = Setup(only=("task_arithmetic", "fisher", "regmean"))
+    runs = [run_study("mergebench", [families[0].path], tmp_path / run, setup) for run in "ab"]
+    assert timeless(runs[0]) == timeless(runs[1])
+    rows = {row.id: row for row in runs[0].rows}
+    assert (rows["fisher"].needs, rows["regmean"].needs) == ("labelled", "unlabelled")
+    folder = tmp_path / "a" / "statistics" / f"{families[0].path.name}-flip"
+    data = json.loads((folder / "stats.json").read_text())["data"]
+    assert (data["task"], data["split"], data["samples"]) == ("flip", "train", 256)
+    assert "statistics/" in json.dumps(rows["regmean"].recipe) and str(tmp_path / "a") not in json.dumps(
+        rows["regmean"].recipe
+    )
+    best, plain = rows["regmean"].mean, rows["task_arithmetic"].mean
+    assert best is not None and plain is not None and best.value > plain.value
+
+
 def test_the_test_split_plays_no_part_in_choices(
     families: list[Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +230,7 @@ def test_families_of_one_study_are_replicates(families: list[Family], tmp_path: 
                       report=lines.append)  # fmt: skip
     (claim,) = found.claims
     assert claim.id == "M6" and claim.holds is True and claim.result.startswith("difference +0.")
-    assert lines[0] == "digits-0: cell 1 of 9 (2 experts, low overlap, changes x 0.5)"
+    assert lines[0] == "digits-0: cell 1 of 9 (2 experts, low overlap, first change x 0.5)"
     assert lines[-1].startswith("far: 11 of 11: linear (average) at scale")
 
 

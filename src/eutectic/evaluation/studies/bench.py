@@ -12,21 +12,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eutectic.errors import EutecticError, SourceError
+from eutectic.evaluation.collecting.collect import collect_statistics
 from eutectic.evaluation.ensemble import Ensemble
 from eutectic.evaluation.evaluator import Evaluator
 from eutectic.evaluation.family import Family
 from eutectic.evaluation.model import Model
 from eutectic.evaluation.scores import Failure, Outcome, Scores
 from eutectic.evaluation.studies.candidates import Candidate
+from eutectic.evaluation.subject import weights_of
 from eutectic.evaluation.tasks.task import Task
+from eutectic.methods import get_method
 from eutectic.recipes.plan import Plan
 
 __all__ = ["Bench", "Measured", "Tuning"]
+
+
+SAMPLES = 256  # that statistics are collected on, as in the papers
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,16 @@ class Bench:
     Args:
         family: its experts are the models that are merged.
         evaluator: over the family's suite.
+        folder: of the run; the statistics that methods need are collected in it.
         fidelity: share of the validation samples that choices are made on.
     """
 
-    def __init__(self, family: Family, evaluator: Evaluator, *, fidelity: float = 1.0) -> None:
-        self.family, self.evaluator, self.fidelity = family, evaluator, fidelity
+    def __init__(self, family: Family, evaluator: Evaluator, folder: Path, *, fidelity: float = 1.0) -> None:
+        self.family, self.evaluator, self.folder, self.fidelity = family, evaluator, folder, fidelity
         self.experts = {name: str(path) for name, path in family.experts.items()}
         self.base = str(family.base)
         self._references: dict[str, dict[str, float]] = {}
+        self._collected: set[tuple[str | None, str]] = set()
         self.tasks = [task for task in evaluator.suite if task.role == "task"]
         self.kept = [task for task in evaluator.suite if task.role == "base"]
         for task in self.tasks:
@@ -159,7 +168,27 @@ class Bench:
     def recipe(self, candidate: Candidate, scale: float, sources: Sequence[Any] | None = None) -> dict[str, Any]:
         """A candidate's recipe over the family's experts (or other sources: paths, or recipes within)."""
         chosen = list(self.experts.values()) if sources is None else sources
+        if (kind := get_method(candidate.method).needs) is not None:
+            chosen = [{"model": source, "statistics": str(self.statistics(source, kind))} for source in chosen]
         return candidate.recipe(self.base, chosen, scale, self.family.seed)
+
+    def statistics(self, source: Any, kind: str) -> Path:
+        """The folder of an expert's statistics on (at most `SAMPLES`) training samples of its own task.
+
+        Raises:
+            SourceError: it is no expert, or one without a task of its own.
+        """
+        name = next((name for name, path in self.experts.items() if path == source), None)
+        task = next((task for task in self.tasks if task.expert == name and name is not None), None)
+        if task is None:
+            raise SourceError(f"{name or 'a changed expert'}: has no task of its own to collect its {kind} on")
+        folder = self.folder / "statistics" / f"{self.family.path.name}-{name}"
+        if (name, kind) not in self._collected:
+            collect_statistics(
+                weights_of(self.evaluator.subject(source), task.name), task, folder, kinds=[kind], limit=SAMPLES
+            )
+            self._collected.add((name, kind))
+        return folder
 
     def tested(self, candidate: Candidate, scale: float, sources: Sequence[Any], label: str) -> float:
         """The multi-task score on test.
@@ -192,8 +221,16 @@ class Bench:
     def _holes(self, id: str, label: str, group: str, why: str, needs: str) -> Measured:
         return Measured(id, label, group, {task.name: Failure(why) for task in self.evaluator.suite}, needs=needs)
 
+    def _from_run(self, recipe: Any) -> Any:
+        """The recipe with paths below the run's folder as they are from there."""
+        if isinstance(recipe, Mapping):
+            return {key: self._from_run(value) for key, value in recipe.items()}
+        if isinstance(recipe, list):
+            return [self._from_run(value) for value in recipe]
+        return recipe.removeprefix(f"{self.folder}/") if isinstance(recipe, str) else recipe
+
     def _report(self, id: str, label: str, group: str, source: Any, **facts: Any) -> Measured:
-        recipe = source if isinstance(source, Mapping) else None
+        recipe = self._from_run(source) if isinstance(source, Mapping) else None
         started = time.perf_counter()
         subject = self.evaluator.subject(source)
         seconds: dict[str, float] = {}

@@ -44,11 +44,13 @@ class Candidate:
         return float(experts) if self.default is None else self.default
 
     def recipe(self, base: str, experts: Sequence[Any], scale: float, seed: int = 0) -> dict[str, Any]:
-        """The recipe for these experts (paths, or recipes within the recipe) at a scale."""
+        """The recipe for these experts (paths, recipes within the recipe, or sources with statistics) at a scale."""
         method = get_method(self.method)
         lambdas = {"sum": {"lambda": scale / len(experts)}, "mean": {"lambda": scale}, "outside": {}}[self.knob]
         weights = {"weight": 1.0} if "weight" in method.parameters else {}
-        models = [{"model": expert} for expert in experts]
+        models = [
+            expert if isinstance(expert, Mapping) and "model" in expert else {"model": expert} for expert in experts
+        ]
         inner: dict[str, Any] = {"merge_method": self.method, "models": models, "seed": seed}
         if method.base != "unused":
             inner["base_model"] = base
@@ -87,6 +89,8 @@ CANDIDATES = (
     Candidate("wudi", "WUDI", "mean", {}),
     Candidate("knots_ties", "KnOTS-TIES, density 0.2", "mean", {"density": 0.2}),
     Candidate("emr", "EMR, unified", "mean", {}),
+    Candidate("fisher", "Fisher", "outside", {}, needs="labelled"),
+    Candidate("regmean", "RegMean", "outside", {}, needs="unlabelled"),
     Candidate("localize_and_stitch", "Localize-and-Stitch, dataless", "mean", {}),
 )
 

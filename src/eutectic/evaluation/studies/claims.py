@@ -50,10 +50,10 @@ def _mergebench(summary: Summary) -> Iterator[Claim]:
         yield from _difference(
             summary, f"M4-{method}", f"Tuned {method} is better than tuned task arithmetic.", method, "task_arithmetic"
         )
-    for method in ("ties", "pcb", "consensus"):
-        yield from _difference(
-            summary, f"M5-{method}", f"Tuned {method} is better than tuned task arithmetic.", method, "task_arithmetic"
-        )
+    numbered = {"ties": "M5", "pcb": "M5", "consensus": "M5", "regmean": "M7", "fisher": "M7"}
+    for method, number in numbered.items():
+        claim = f"Tuned {method} is better than tuned task arithmetic."
+        yield from _difference(summary, f"{number}-{method}", claim, method, "task_arithmetic")
 
 
 def _three(summary: Summary) -> Iterator[Claim]:

@@ -68,7 +68,7 @@ def map_regimes(
                 scale = bench.tune(candidate, grid, sources).scale
                 scores[candidate.id] = bench.tested(candidate, scale, sources, candidate.id)
             except EutecticError as error:
-                failures.append(f"{candidate.id} of {'+'.join(subset)}, changes x {size:g}: {error}")
+                failures.append(f"{candidate.id} of {'+'.join(subset)}, first change x {size:g}: {error}")
                 scores[candidate.id] = float("nan")
         name, regime = bench.family.path.name, bench.family.regime
         cells.append(Cell(name, regime, bench.tested_base, size, subset, overlap, cosine, scores))

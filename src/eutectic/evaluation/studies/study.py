@@ -93,7 +93,7 @@ def run_study(
         for folder in families:
             family = load_family(Path(folder))
             evaluator = stack.enter_context(Evaluator(family.suite, ledger=run / LEDGER))
-            benches.append(Bench(family, evaluator, fidelity=setup.fidelity))
+            benches.append(Bench(family, evaluator, run, fidelity=setup.fidelity))
         _check_replicates(name, benches)
         for bench in benches:
             for split in ("validation", "test"):  # experts that are no measure are refused before all work
