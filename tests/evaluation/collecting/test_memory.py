@@ -13,7 +13,7 @@ import numpy as np
 from eutectic.weights.safetensors import write_safetensors
 
 SCRIPT = """
-import resource, sys
+import sys
 from pathlib import Path
 from eutectic.evaluation.collecting.collect import collect_statistics
 from eutectic.evaluation.evaluator import Evaluator
@@ -22,11 +22,13 @@ encoder, folder = sys.argv[1:]
 with Evaluator(f"{folder}/suite.json", held_bytes=0) as evaluator:
     model, task = evaluator.subject(encoder), evaluator.suite.tasks["topic"]
     model.network
-    status = Path("/proc/self/status").read_text().splitlines()
-    before = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) << 10
+    def of_process(key):  # not getrusage: its maximum is that of the process that started this one, if larger
+        status = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in status if line.startswith(key)) << 10
+    before = of_process("VmRSS")
     found = collect_statistics(model, task, Path(folder) / "out", kinds=["fisher", "gram", "activations", "gradients"])
     print(len(found.tensors("fisher")), len(found.tensors("gram")))
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before)
+    print(of_process("VmHWM") - before)
 """
 MOST = 300 * 10**6
 
