@@ -73,7 +73,7 @@ function report() {
     units.size === 1 && `Tasks: ${[...units][0]}.`].filter(Boolean).join(" "),
     results.rows.length ? [legend(kinds), leaderboard()] : h("p", { class: "panel empty" }, "No model was measured."));
   if (results.regimes.length) section("regimes", "Regime map", "Which method wins where. A row is one choice of experts, the delta of the first of them multiplied by a factor; scores are multi-task scores, in percent of the experts'.", regimeTable());
-  if (results.claims.length) section("claims", "Claims", "Written down before the run, each with its test.", claimList());
+  if (results.claims.length) section("claims", "Claims", "Each with its test.", claimList());
   if (results.curves.length) section("curves", "Curves", null, h("div", { class: "grid" }, curveCharts()));
   if (paretos.length) section("cost", "Quality against cost", "The line joins what nothing else beats in both score and cost. Point at a mark for its recipe, click to copy it." + equalCosts(), legend(kinds), h("div", { class: "grid" }, paretos));
   if (forgetting.length) section("forgetting", "Forgetting", "What happened to the tasks that the base could do.", h("div", { class: "grid" }, forgetting));

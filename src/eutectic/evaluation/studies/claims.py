@@ -1,4 +1,4 @@
-"""The claims that studies answer; docs/claims.md has them with tests, sample sizes and baselines, written down before.
+"""The claims that studies answer; docs/claims.md has them with tests, sample sizes, baselines and what was seen before.
 
 A claim holds if its 95% interval lies on its side of the threshold, is refuted if it lies on the other, else is open.
 """
