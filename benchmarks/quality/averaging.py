@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eutectic.zoo.perceptron import initial_perceptron, train_perceptron
 
 import eutectic
 from eutectic.recipes.average import average_recipe
@@ -30,10 +29,12 @@ from eutectic.recipes.schedules import cosine_weights, ema_weights, metric_weigh
 from eutectic.recipes.training_run import Saved
 from eutectic.weights.safetensors import write_safetensors
 from eutectic.zoo.digit_views import Split, load_splits
+from eutectic.zoo.training import Schedule, initial_tensors, train
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 SEEDS, STEPS, EVERY, RATE = 5, 500, 25, 0.05
 GRID = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+CONFIG = {"model_type": "eutectic-mlp", "input_size": 64, "hidden_sizes": [128, 128], "num_labels": 10}
 RANGES = {"whole": slice(None), "late": slice(-10, None)}
 CLAIMED = "power, validation loss"
 Weights = list[float]
@@ -50,12 +51,13 @@ def measure(tensors: Mapping[str, Any], split: Split) -> tuple[float, float]:
     return -float(likelihood.mean()), float((x.argmax(axis=1) == split.labels).mean())
 
 
-def train(folder: Path, seed: int, split: Split) -> list[Saved]:
+def train_run(folder: Path, seed: int, split: Split) -> list[Saved]:
     """One run, saved as it goes."""
     saved = []
-    tensors = initial_perceptron((64, 128, 128, 10), key=f"averaging {seed}")
+    tensors = initial_tensors(CONFIG, key=f"averaging {seed}")
+    schedule = Schedule(EVERY, RATE, optimiser="momentum")
     for step in range(EVERY, STEPS + 1, EVERY):
-        tensors = train_perceptron(tensors, *split, steps=EVERY, rate=RATE, key=f"averaging {seed} {step}")
+        tensors = train(tensors, CONFIG, split, schedule, key=f"averaging {seed} {step}")
         path = folder / f"checkpoint-{step}"
         path.mkdir(parents=True)
         write_safetensors(path / "model.safetensors", tensors, {"format": "pt"})
@@ -151,7 +153,7 @@ def main() -> None:
     found: dict[str, list[dict[str, tuple[float, float, float | None]]]] = {name: [] for name in RANGES}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(SEEDS):
-            saved = train(Path(folder) / str(seed), seed, splits["train"])
+            saved = train_run(Path(folder) / str(seed), seed, splits["train"])
             for name, part in RANGES.items():
                 found[name].append(one_seed(saved[part], splits))
     page = report(found, time.perf_counter() - begun)
