@@ -1,5 +1,5 @@
-"""All kinds of statistics of a real encoder of 22.7 M parameters, in one run, fit in 300 MB besides the process that has
-it loaded."""
+"""All kinds of statistics of a real encoder of 22.7 M parameters, in one run, fit in 300 MB besides the process that
+has it loaded."""
 
 from __future__ import annotations
 
