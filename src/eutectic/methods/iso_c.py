@@ -17,7 +17,7 @@ __all__ = ["iso_c"]
 
 
 def _work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=8, square=8)
+    return matrix_bytes(setting.shape, whole=10, square=8)
 
 
 @merge_method(

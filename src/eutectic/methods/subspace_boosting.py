@@ -41,7 +41,7 @@ def boost(matrix: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def _sb_work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=8, square=8)
+    return matrix_bytes(setting.shape, whole=10, square=8)
 
 
 def _ties_work_bytes(setting: Setting) -> int:
