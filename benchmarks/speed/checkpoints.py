@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import bfloat16
@@ -28,9 +29,12 @@ BLOCK = 1 << 21  # elements: a few MB of float32 a thread
 RESERVE = 20 * 10**9  # bytes of disk to leave free
 
 
-def family(name: str, out: Path | None = None, seed: int = 0, threads: int = 2) -> Path:
-    """Make the named family unless it is there, and return its folder (base, ft1, ft2, ...)."""
+def family(name: str, out: Path | None = None, seed: int = 0, threads: int = 2, layers: int | None = None) -> Path:
+    """Make the named family (of the first `layers` layers) unless it is there; its folder (base, ft1, ft2, ...)."""
     spec = FAMILIES[name]
+    if layers is not None:
+        name = f"{name}-{layers}-layers"
+        spec = replace(spec, name=name, config=spec.config | {"num_hidden_layers": layers})
     folder = (out or WORK / "checkpoints") / name
     marker = folder / "family.json"
     wanted = {

@@ -15,7 +15,9 @@ class Family:
     fine_tunes: int = 4
 
 
-def _llama(hidden: int, intermediate: int, layers: int, heads: int, vocabulary: int) -> dict:
+def _llama(
+    hidden: int, intermediate: int, layers: int, heads: int, vocabulary: int, kv_heads: int | None = None
+) -> dict:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -23,7 +25,7 @@ def _llama(hidden: int, intermediate: int, layers: int, heads: int, vocabulary: 
         "intermediate_size": intermediate,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": heads,
+        "num_key_value_heads": kv_heads or heads,
         "vocab_size": vocabulary,
         "max_position_embeddings": 2048,
         "hidden_act": "silu",
@@ -53,6 +55,7 @@ FAMILIES = {
         Family("tiny", _llama(hidden=16, intermediate=32, layers=2, heads=2, vocabulary=64), 1 << 40),
         Family("0.1B", _llama(hidden=768, intermediate=2048, layers=8, heads=12, vocabulary=32000), 1 << 40),
         Family("0.5B", _llama(hidden=1280, intermediate=3456, layers=21, heads=20, vocabulary=32000), 1 << 40),
+        Family("0.5B-grouped", _llama(896, 4864, layers=24, heads=14, vocabulary=32000, kv_heads=2), 1 << 40),
         Family("2B", _llama(hidden=2048, intermediate=5632, layers=36, heads=32, vocabulary=32000), 10**9, 2),
         Family("moe", _mixture(), 1 << 17),
     )
@@ -67,8 +70,9 @@ def tensors(config: dict) -> dict[str, tuple[int, ...]]:
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}."
         shapes[at + "input_layernorm.weight"] = (hidden,)
+        narrow = hidden * config["num_key_value_heads"] // config["num_attention_heads"]
         for name in "qkvo":
-            shapes[at + f"self_attn.{name}_proj.weight"] = (hidden, hidden)
+            shapes[at + f"self_attn.{name}_proj.weight"] = (narrow if name in "kv" else hidden, hidden)
         shapes[at + "post_attention_layernorm.weight"] = (hidden,)
         experts = config.get("num_experts")
         if experts:

@@ -34,6 +34,16 @@ def test_against_numpy(shape: tuple[int, int], count: int, family: Family) -> No
     np.testing.assert_allclose(merged, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 24), (8, 41)])
+def test_eigenvalues_and_cholesky_agree(
+    shape: tuple[int, int], family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tensors, _ = family(3, shape)
+    merged = wudi(tensors, base=base)
+    monkeypatch.setattr("eutectic.ops.spectrum.well_conditioned_inverse", lambda *_: None)
+    torch.testing.assert_close(merged, wudi(tensors, base=base), rtol=1e-7, atol=1e-7)
+
+
 def test_no_step_away_lowers_the_objective(family: Family) -> None:
     base, tensors, deltas = family(3, (10, 14))
     merged = wudi([t.double() for t in tensors], base=base.double()).numpy() - base.double().numpy()

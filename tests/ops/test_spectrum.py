@@ -11,7 +11,7 @@ import torch
 
 from eutectic.errors import MethodError
 from eutectic.ops import spectrum as kernel
-from eutectic.ops.spectrum import SpectrumCache, inverse_root, orthogonal, spectrum
+from eutectic.ops.spectrum import SpectrumCache, inverse, inverse_root, orthogonal, spectrum, with_values
 
 F64 = torch.float64
 
@@ -68,6 +68,46 @@ def test_columns_that_repeat_share_their_direction() -> None:
     torch.testing.assert_close(orthogonal(torch.cat((unit, unit), 1)), torch.cat((unit, unit), 1) / 2**0.5)
     assert inverse_root(torch.zeros(3, 0, dtype=F64)).shape == (0, 0)
     assert (inverse_root(torch.zeros(3, 2, dtype=F64)) == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (200, 150), (140, 140)])
+@pytest.mark.parametrize("lowest", [-1, -3, -6.5])
+def test_other_values_on_the_same_directions(shape: tuple[int, int], lowest: float) -> None:
+    values = np.logspace(0, lowest, min(shape))
+    matrix = made(shape, values)
+    u, s, vt = np.linalg.svd(matrix.numpy(), full_matrices=False)
+    np.testing.assert_allclose(with_values(matrix, torch.ones_like).numpy(), u @ vt, atol=2e-8)
+    lifted = with_values(matrix, lambda s: s.clamp(min=s[7])).numpy()
+    np.testing.assert_allclose(lifted, u * s.clip(min=s[7]) @ vt, atol=2e-8)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5])
+def test_other_values_keep_a_low_rank_and_see_no_value_of_zero(rank: int) -> None:
+    values = np.full(rank, 2.0)  # one direction as large as the other
+    matrix = made((30, 20), values) if rank else torch.zeros(30, 20, dtype=F64)
+    seen: list[int] = []
+    found = with_values(matrix, lambda s: seen.append(len(s)) or s + 1)
+    np.testing.assert_allclose(found.numpy(), matrix.numpy() * 1.5, atol=1e-12)
+    assert seen == [rank] * bool(rank)
+
+
+def test_other_values_come_from_the_cache_and_change_no_bit() -> None:
+    matrix = made((40, 60), np.logspace(0, -2, 40))
+    alone = with_values(matrix, torch.sqrt)
+    with SpectrumCache() as cache:
+        assert all(torch.equal(with_values(matrix, torch.sqrt), alone) for _ in range(2))
+        assert (cache.hits, cache.misses) == (1, 1)
+
+
+@pytest.mark.parametrize("lowest", [-1, -3, -4.6, -9])
+def test_an_inverse_leaves_out_what_is_below_the_cutoff(lowest: float) -> None:
+    values = np.logspace(0, lowest, 40)
+    matrix = made((40, 60), values)
+    u, s, _ = np.linalg.svd(matrix.numpy())
+    kept = np.where(s > 1e-5, 1 / s**2, 0)
+    found = inverse(matrix @ matrix.T, 1e-10).numpy()
+    np.testing.assert_allclose(found, u * kept @ u.T, atol=1e-4 * kept.max() ** 0.9)
+    assert np.linalg.matrix_rank(found, tol=0.5) == (s > 1e-5).sum()
 
 
 def test_worker_threads_do_not_change_a_bit() -> None:

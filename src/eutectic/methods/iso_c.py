@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from eutectic.methods.mean_delta import lower_vectors, mean_delta
 from eutectic.methods.method import PerSource, Setting, each, merge_method
 from eutectic.ops.matrices import Deltas, matrix_bytes, merge_matrices
-from eutectic.ops.spectrum import spectrum
+from eutectic.ops.spectrum import with_values
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ __all__ = ["iso_c"]
 
 
 def _work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=8, square=8)
+    return matrix_bytes(setting.shape, whole=10, square=8)
 
 
 @merge_method(
@@ -59,7 +59,6 @@ def iso_c(
     """
 
     def combine(deltas: Deltas) -> torch.Tensor:
-        u, s, v = spectrum(deltas.total())
-        return (u * (s.sum() / min(deltas.base.shape))) @ v.T
+        return with_values(deltas.total(), lambda s: s.sum().expand_as(s) / min(deltas.base.shape))
 
     return merge_matrices(tensors, base, weight, lambda_, combine)

@@ -18,7 +18,7 @@ __all__ = ["iso_cts"]
 
 
 def _work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=8, square=12)
+    return matrix_bytes(setting.shape, whole=11, square=12)
 
 
 @merge_method(

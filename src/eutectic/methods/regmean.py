@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from eutectic.errors import MethodError
 from eutectic.methods.method import PerSource, Range, Setting, each, merge_method
+from eutectic.ops.spectrum import inverse
 
 if TYPE_CHECKING:
     import torch
@@ -72,8 +73,5 @@ def regmean(
         gram = gram * ratio + torch.diag(gram.diagonal() * (1 - ratio))
         total += gram
         pull = pull + gram @ (tensor.double().flatten(1) - centre).T
-    values, vectors = torch.linalg.eigh(total)
-    known = values > RANK * values[-1].clamp(min=0)
-    inverse = torch.where(known, 1 / torch.where(known, values, 1), 0)
-    change = vectors @ (inverse[:, None] * (vectors.T @ pull))
+    change = inverse(total, RANK) @ pull
     return (centre + change.T).to(mean.dtype).reshape(mean.shape)

@@ -13,7 +13,7 @@ from eutectic.ops.program import Program
 from eutectic.ops.signs import agree, combine
 from eutectic.ops.sparse_sum import SparseSum
 from eutectic.ops.sparsify import trim
-from eutectic.ops.spectrum import spectrum
+from eutectic.ops.spectrum import with_values
 from eutectic.ops.weighted_sum import WeightedSum, add_weighted
 
 if TYPE_CHECKING:
@@ -31,18 +31,17 @@ def boost(matrix: torch.Tensor, threshold: float) -> torch.Tensor:
     >>> boost(torch.tensor([[4.0, 0], [0, 1.0]], dtype=torch.float64), 0.5).tolist()
     [[4.0, 0.0], [0.0, 4.0]]
     """
-    import torch
 
-    u, s, v = spectrum(matrix)
-    if not len(s):
-        return torch.zeros_like(matrix)
-    reached = s.cumsum(0) >= threshold * s.sum()
-    at = int(reached.int().argmax()) if bool(reached.any()) else len(s) - 1
-    return (u * s.clamp(min=s[at])) @ v.T
+    def lifted(s: torch.Tensor) -> torch.Tensor:
+        reached = s.cumsum(0) >= threshold * s.sum()
+        at = int(reached.int().argmax()) if bool(reached.any()) else len(s) - 1
+        return s.clamp(min=s[at])
+
+    return with_values(matrix, lifted)
 
 
 def _sb_work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=8, square=8)
+    return matrix_bytes(setting.shape, whole=10, square=8)
 
 
 def _ties_work_bytes(setting: Setting) -> int:

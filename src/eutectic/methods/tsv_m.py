@@ -17,7 +17,7 @@ __all__ = ["concatenate", "keep_directions", "tsv_m"]
 
 
 def _work_bytes(setting: Setting) -> int:
-    return matrix_bytes(setting.shape, whole=6, square=12)
+    return matrix_bytes(setting.shape, whole=7, square=12)
 
 
 def keep_directions(deltas: Deltas, weight: Sequence[float], shares: Sequence[float]) -> list[Spectrum]:

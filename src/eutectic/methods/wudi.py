@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from eutectic.methods.mean_delta import lower_vectors, mean_delta
 from eutectic.methods.method import PerSource, Setting, each, merge_method
+from eutectic.ops.gram import gram
 from eutectic.ops.matrices import Deltas, matrix_bytes, matrix_shape, merge_matrices
 from eutectic.ops.spectrum import inverse
 
@@ -81,11 +82,12 @@ def _solve(deltas: Deltas) -> torch.Tensor:
     units = (deltas[at] / length for at, _, length in parts)  # B_k = δ_k / ‖δ_k‖
     if m * len(parts) < n:
         rows = list(units)
-        left = torch.cat([size * (unit @ unit.T) for unit, (_, size, _) in zip(rows, parts, strict=True)], 1)
+        left = torch.cat([size * gram(unit) for unit, (_, size, _) in zip(rows, parts, strict=True)], 1)
         stack = torch.cat(rows)
-        return (left @ inverse(stack @ stack.T, CUTOFF)) @ stack
+        return (left @ inverse(gram(stack), CUTOFF)) @ stack
     middle, right = torch.zeros(n, n, dtype=torch.float64, device=deltas.base.device), torch.zeros_like(deltas.base)
     for unit, (_, size, _) in zip(units, parts, strict=True):
-        gram = unit.T @ unit
-        middle, right = middle + gram, right + size * (unit @ gram)
+        inputs = gram(unit.T)
+        middle += inputs
+        right.addmm_(unit, inputs, alpha=size)
     return right @ inverse(middle, CUTOFF)

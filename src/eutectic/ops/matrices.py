@@ -46,17 +46,17 @@ class Deltas(Sequence["torch.Tensor"]):
         return len(self.tensors)
 
     def __getitem__(self, at: int) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  no slices
-        return self.tensors[at].double() - self.base
+        return self.tensors[at] - self.base  # of two types, so float64 without a copy of the tensor
 
     def weighted(self, at: int) -> torch.Tensor:
         """w_k (x_k - x_0)."""
-        return self[at] * self.weight[at]
+        return self[at].mul_(self.weight[at])
 
     def total(self) -> torch.Tensor:
         """Σ w_k (x_k - x_0), in the order given."""
         found = self.weighted(0)
         for at in range(1, len(self)):
-            found = found + self.weighted(at)
+            found += self.weighted(at)
         return found
 
 
@@ -78,7 +78,7 @@ def merge_matrices(
     merged = []
     for at in range(shape[0]):
         deltas = Deltas([stack[at] for stack in stacks], origins[at], weight)
-        merged.append(deltas.base + lambda_ * combine(deltas))
+        merged.append(torch.add(deltas.base, combine(deltas), alpha=lambda_))
     return (merged[0] if len(merged) == 1 else torch.stack(merged)).reshape(base.shape)
 
 

@@ -134,20 +134,22 @@ def write_kind(
     folder: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], groups: Iterator[Mapping[str, numpy.ndarray]]
 ) -> None:
     """Write the tensors of one kind as they come, in groups, as float32."""
-    import numpy as np
-
     header, offsets = build_header({name: (BY_NAME["F32"], shape) for name, shape in shapes.items()})
     descriptor = os.open(folder / f"{kind}.safetensors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         write_at(descriptor, memoryview(header), 0, folder)
         for group in groups:
-            for name, array in group.items():
-                raw = np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
-                if raw.size:
-                    write_at(descriptor, raw.view(np.uint8).data, offsets[name], folder)
+            for name in group:  # nothing here refers to an array while the next ones are calculated
+                write_at(descriptor, _bytes(group[name]), offsets[name], folder)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _bytes(array: numpy.ndarray) -> memoryview:
+    import numpy as np
+
+    return np.ascontiguousarray(array, dtype=np.float32).reshape(-1).view(np.uint8).data
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from eutectic.evaluation.collecting.activations import ACTIVATIONS
 from eutectic.evaluation.collecting.fisher import FISHER
 from eutectic.evaluation.collecting.gradients import GRADIENTS
 from eutectic.evaluation.collecting.gram import GRAM
+from eutectic.evaluation.collecting.parameters import PIECE
 from eutectic.evaluation.collecting.samples import Labels, Samples
 from eutectic.evaluation.collecting.statistic import Statistic
 from eutectic.evaluation.model import Model
@@ -137,12 +138,15 @@ def _collect(
     zero: list[str] = []
     for group in groups:
         found = statistic.collect(model.network, group, samples)
-        for name, total in found.items():
-            if not bool(torch.isfinite(total).all()):
+        for name in group:
+            total = found.pop(name).float()
+            if not all(bool(torch.isfinite(piece).all()) for piece in total.view(-1).split(PIECE)):
                 raise NonFiniteError(f"{model.label}: the {statistic.name} of {name} is NaN or infinite on this data")
             zero += [name] if total.numel() and not bool(total.any()) else []
-            found[name] = total.float()
-        yield {name: total.numpy() for name, total in found.items()}
+            ready = {name: total.numpy()}
+            del total
+            yield ready
+            ready.clear()  # whoever wrote it still holds the mapping while the next group is collected
     if zero:
         shown = ", ".join(zero[:4]) + (", ..." if len(zero) > 4 else "")
         talk(f"{statistic.name}: zero for {len(zero)} tensors, which this data does not reach: {shown}")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["add_power", "parameter_shapes", "with_gradients"]
+__all__ = ["PIECE", "add_power", "parameter_shapes", "with_gradients"]
 
-PIECE = 1 << 20  # entries that are widened at once
+PIECE = 1 << 20  # entries that are widened or checked at once
 
 
 def parameter_shapes(network: torch.nn.Module) -> Mapping[str, tuple[int, ...]]:
