@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from eutectic.errors import EutecticError as EutecticError
+    from eutectic.evaluation.fitting.fit import fit as fit
     from eutectic.methods import list_methods as list_methods
     from eutectic.methods.method import merge_method as merge_method
     from eutectic.methods.state_dicts import merge_state_dicts as merge_state_dicts
@@ -38,6 +39,7 @@ _HOMES = {
     "Plan": "recipes.plan",
     "TensorRef": "weights.tensor_ref",
     "Watcher": "recipes.merge",
+    "fit": "evaluation.fitting.fit",
     "list_methods": "methods",
     "merge": "recipes.merge",
     "merge_method": "methods.method",
@@ -53,6 +55,7 @@ __all__ = [
     "Plan",
     "TensorRef",
     "Watcher",
+    "fit",
     "list_methods",
     "merge",
     "merge_method",
