@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eutectic.errors import EutecticError as EutecticError
-    from eutectic.evaluation.fitting.fit import fit as fit
     from eutectic.methods import list_methods as list_methods
     from eutectic.methods.method import merge_method as merge_method
     from eutectic.methods.state_dicts import merge_state_dicts as merge_state_dicts
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from eutectic.recipes.verify import verify as verify
     from eutectic.weights.checkpoint import Checkpoint as Checkpoint
     from eutectic.weights.tensor_ref import TensorRef as TensorRef
+
+    fit: Callable[..., Any]  # of a higher layer, which lower ones must not reach through this package
 
 _HOMES = {
     "Checkpoint": "weights.checkpoint",

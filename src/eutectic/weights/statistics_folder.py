@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import numpy
 
 __all__ = [
-    "FILE", "KINDS", "KindFile", "Statistics", "check_kinds", "collect_command", "identity_of", "open_statistics", "staged",
-    "write_facts", "write_kind",
+    "FILE", "KINDS", "KindFile", "Statistics", "check_kinds", "collect_command", "identity_of", "open_statistics",
+    "staged", "write_facts", "write_kind",
 ]  # fmt: skip
 
 FILE = "stats.json"

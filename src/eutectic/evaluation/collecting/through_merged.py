@@ -76,8 +76,7 @@ def collect_through_merged(
     models = [_stored(str(source.model), found) for source in found.models]
     chosen = _tasks(suite, [Path(model.label).name for model in models], tasks)
     samples = [
-        Samples.of(task, split, model, limit=limit, labels="data")
-        for task, model in zip(chosen, models, strict=True)
+        Samples.of(task, split, model, limit=limit, labels="data") for task, model in zip(chosen, models, strict=True)
     ]
     folders = _folders(out, models)
     through = hash_bytes(f"{found.merge_method} {_settings_text(found)} {_data_text(models, samples)}".encode())
@@ -178,16 +177,12 @@ def _stage(name: str) -> str:
 
 def _inputs(recipe: Recipe) -> Plan:
     """The plan of the same sources under `linear`, which needs no statistics: names, types, what is copied."""
-    bare = recipe.canonical()
-    models = [{"model": source["model"], "parameters": {"weight": 1}} for source in bare["models"]]
-    kept = {key: bare[key] for key in ("dtype", "out_dtype") if key in bare}
-    folder = recipe.folder
-    if folder is not None:
-        models = [{**m, "model": _absolute(str(m["model"]), recipe)} for m in models if not isinstance(m["model"], dict)]
-    found = plan({"merge_method": "linear", "models": models, **kept})
-    if len(found.tree.sources) != len(set(str(m["model"]) for m in models)):
-        raise RecipeError("a source is a recipe; statistics are of stored models: merge it first")
-    return found
+    for source in recipe.models:
+        if isinstance(source.model, Recipe):
+            raise RecipeError("a source is a recipe; statistics are of stored models: merge it first")
+    models = [{"model": _absolute(str(source.model), recipe)} for source in recipe.models]
+    kept = {key: value for key, value in recipe.canonical().items() if key in ("dtype", "out_dtype")}
+    return plan({"merge_method": "linear", "models": models, "parameters": {"weight": 1}, **kept})
 
 
 def _absolute(reference: str, recipe: Recipe) -> str:

@@ -19,8 +19,8 @@ class Adam:
     >>> import torch
     >>> adam = Adam(torch.zeros(2, dtype=torch.float64), 0.1)
     >>> adam.descend(torch.tensor([2.0, -3.0], dtype=torch.float64))
-    >>> adam.values.tolist()
-    [-0.09999999950000001, 0.09999999966666667]
+    >>> [round(value, 6) for value in adam.values.tolist()]
+    [-0.1, 0.1]
     """
 
     def __init__(self, values: torch.Tensor, rate: float) -> None:

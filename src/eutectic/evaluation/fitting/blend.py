@@ -4,8 +4,8 @@ With θ_l = m_l(w_g) the merge of tensor l at the values w_g of its group g, and
 
     dL/dw_g = Σ_{l in g} (dm_l/dw_g)' dL/dθ_l
 
-The network's graph ends at the θ_l, and those of the merges are built and dropped tensor by tensor: what is held is the
-inputs once in their own types, the merged tensors, and the gradient by them. For task arithmetic that is <dL/dθ_l, τ_l>.
+The network's graph ends at the θ_l, and those of the merges are built and dropped tensor by tensor: what is held is
+the inputs once in their own types, the merged tensors, and the gradient by them. For task arithmetic that is <dL/dθ_l, τ_l>.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Open:
 
 
 class Blend:
-    """A planned recipe, its inputs in memory, its parameter `name` open: one value for each group of tensors and source.
+    """A planned recipe, its inputs in memory, its parameter `name` open: one value a group of tensors and source.
 
     Args:
         plan: of a recipe of models. name: a number of its method, such as weight, for each source or (lambda) for all.
@@ -176,7 +176,9 @@ def _checked(plan: Plan) -> Merge:
             "statistics); `eutectic list` names the methods, task_arithmetic is one that can be learned"
         )
     if len(root.sources) != len(plan.recipe.models):
-        raise RecipeError(f"the base is a source of {root.method.name}; learn the weights of a method of deltas or models")
+        raise RecipeError(
+            f"the base is a source of {root.method.name}; learn the weights of a method of deltas or models"
+        )
     if "model" in (root.method.scope, root.parameters.get("scope")):
         raise RecipeError(f"{root.method.name} over the whole model cannot be learned tensor by tensor; scope: tensor")
     return root

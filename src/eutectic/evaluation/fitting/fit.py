@@ -2,8 +2,8 @@
 
     values <- Adam(values, d/dvalues mean over tasks of mean over a batch of objective(merged(values), x))
 
-AdaMerging (Yang et al. 2024, arXiv 2310.02575) is the weight of task_arithmetic with the objective entropy: task-wise with
-one value a source, layer-wise with one for each source and tensor.
+AdaMerging (Yang et al. 2024, arXiv 2310.02575) is the weight of task_arithmetic with the objective entropy: task-wise
+with one value a source, layer-wise with one for each source and tensor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import eutectic
 from eutectic.errors import NonFiniteError, OutputError, RecipeError
 from eutectic.evaluation.fitting.adam import Adam
 from eutectic.evaluation.fitting.blend import Blend, Granularity
-from eutectic.evaluation.fitting.fitted import Fitted, Partial, learned_recipe, partial_of
+from eutectic.evaluation.fitting.fitted import Fitted, learned_recipe, partial_of
 from eutectic.evaluation.fitting.objective import Drawn, Objective
 from eutectic.evaluation.model import Model
 from eutectic.evaluation.suite import Suite, load_suite
@@ -82,7 +82,6 @@ def fit(
         SourceError: data or sources are missing or unsuitable. NonFiniteError: the objective became NaN or infinite.
         OutputError: `out` exists, or holds another unfinished run.
     """
-    import torch
 
     talk = report or (lambda line: None)
     if steps < 1 or batch < 1 or not (rate > 0 and math.isfinite(rate)):
@@ -159,9 +158,7 @@ class _Network:
         merged = self.blend.tensors(values)
         return {name: tensor.to(self.types[name]) for name, tensor in merged.items() if name in self.types}
 
-    def step(
-        self, drawn: Sequence[Drawn], values: torch.Tensor, step: int, batch: int
-    ) -> tuple[float, torch.Tensor]:
+    def step(self, drawn: Sequence[Drawn], values: torch.Tensor, step: int, batch: int) -> tuple[float, torch.Tensor]:
         """The mean over tasks of the objective on a step's samples, and its gradient by the values."""
         merged = self.tensors(values)
         leaves = {name: t.requires_grad_(True) if t.is_floating_point() else t for name, t in merged.items()}

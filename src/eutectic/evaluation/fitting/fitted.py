@@ -109,10 +109,9 @@ class Partial:
             return None
         try:
             state = json.loads(self.path.read_text(encoding="utf-8"))
-            same = state["key"] == self.key
-        except (ValueError, KeyError, TypeError):
-            same = False
-        if not same:
+        except ValueError:
+            state = None
+        if not isinstance(state, dict) or state.get("key") != self.key:
             raise OutputError(f"{self.path} is of another fit (recipe, data or settings differ); --force drops it")
         return state
 

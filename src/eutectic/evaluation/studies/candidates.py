@@ -101,12 +101,27 @@ CANDIDATES = (
     Candidate("emr", "EMR, unified", "mean", {}),
     Candidate("fisher", "Fisher", "outside", {}, needs="labelled"),
     Candidate("regmean", "RegMean", "outside", {}, needs="unlabelled"),
-    Candidate("regmean", "RegMean++", "outside", {"ratio": 0.95}, needs="unlabelled", name="regmean_pp",
-              through_merged=True),
-    Candidate("task_arithmetic", "AdaMerging, task-wise", "outside", {"weight": 0.3}, needs="unlabelled",
-              name="adamerging", learned="source"),
-    Candidate("task_arithmetic", "AdaMerging, layer-wise", "outside", {"weight": 0.3}, needs="unlabelled",
-              name="adamerging_tensor", learned="tensor"),
+    Candidate(
+        "regmean", "RegMean++", "outside", {"ratio": 0.95}, needs="unlabelled", name="regmean_pp", through_merged=True
+    ),
+    Candidate(
+        "task_arithmetic",
+        "AdaMerging, task-wise",
+        "outside",
+        {"weight": 0.3},
+        needs="unlabelled",
+        name="adamerging",
+        learned="source",
+    ),
+    Candidate(
+        "task_arithmetic",
+        "AdaMerging, layer-wise",
+        "outside",
+        {"weight": 0.3},
+        needs="unlabelled",
+        name="adamerging_tensor",
+        learned="tensor",
+    ),
     Candidate("localize_and_stitch", "Localize-and-Stitch, dataless", "mean", {}),
 )
 
