@@ -4,8 +4,9 @@ With θ_l = m_l(w_g) the merge of tensor l at the values w_g of its group g, and
 
     dL/dw_g = Σ_{l in g} (dm_l/dw_g)' dL/dθ_l
 
-The network's graph ends at the θ_l; those of the merges are built and dropped tensor by tensor. In memory are the
-inputs once in their own types, the merged tensors, and the gradient by them. For task arithmetic that is <dL/dθ_l, τ_l>.
+The network's graph ends at the θ_l; those of the merges are built and dropped tensor by tensor. In memory are
+the inputs once in their own types, the merged tensors, and the gradient by them. For task arithmetic the gradient is
+the sum of <dL/dθ_l, τ_l>.
 """
 
 from __future__ import annotations
