@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eutectic.errors import EutecticError as EutecticError
     from eutectic.methods import list_methods as list_methods
     from eutectic.methods.method import merge_method as merge_method
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from eutectic.weights.checkpoint import Checkpoint as Checkpoint
     from eutectic.weights.tensor_ref import TensorRef as TensorRef
 
+    fit: Callable[..., Any]  # of a higher layer, which lower ones must not reach through this package
+
 _HOMES = {
     "Checkpoint": "weights.checkpoint",
     "EutecticError": "errors",
@@ -38,6 +42,7 @@ _HOMES = {
     "Plan": "recipes.plan",
     "TensorRef": "weights.tensor_ref",
     "Watcher": "recipes.merge",
+    "fit": "evaluation.fitting.fit",
     "list_methods": "methods",
     "merge": "recipes.merge",
     "merge_method": "methods.method",
@@ -53,6 +58,7 @@ __all__ = [
     "Plan",
     "TensorRef",
     "Watcher",
+    "fit",
     "list_methods",
     "merge",
     "merge_method",

@@ -29,6 +29,7 @@ COMMANDS = {
     "extract-lora": ("eutectic.cli.extract_lora:extract_lora", "Write the change of a fine-tune as a LoRA adapter."),
     "evaluate": ("eutectic.cli.evaluate:evaluate", "Measure models, recipes and endpoints on a suite of tasks."),
     "stats": ("eutectic.cli.stats:stats", "Collect statistics of models on data, for methods that need them."),
+    "fit": ("eutectic.cli.fit:fit", "Learn a recipe's weights from data, by gradients through the merge."),
     "study": ("eutectic.cli.study:study", "Compare merge methods on families of experts, by a protocol."),
     "verify": ("eutectic.cli.verify:verify", "Check a merged folder against its recorded hashes."),
     "new": ("eutectic.cli.new:new", "Write a commented recipe to start from."),

@@ -78,6 +78,46 @@ def collect(
     _show(found, as_json=as_json, quiet=quiet, command="stats collect")
 
 
+@stats.command("collect-merged")
+@click.argument("recipe", type=click.Path())
+@click.option("--data", "-d", "suite", required=True, type=click.Path(), help="A suite file, or a family's folder.")
+@click.option(
+    "--task", "-t", "tasks", multiple=True, metavar="NAME",
+    help="Whose data, once for each source in order.  [default: the task whose expert has the source's name]",
+)  # fmt: skip
+@click.option("--split", default="train", show_default=True, help="Which of the tasks' data.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many samples of each task.  [default: all]")
+@click.option("--out", "-o", required=True, type=click.Path(path_type=Path), help="A folder for those of the sources.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+@json_option
+def collect_merged(
+    recipe: str,
+    suite: str,
+    tasks: tuple[str, ...],
+    split: str,
+    limit: int | None,
+    out: Path,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Collect Gram matrices of the sources of a regmean RECIPE through the merged model: RegMean++.
+
+    What comes into a layer has passed the merged layers before it. RECIPE with these folders as `statistics` of its
+    sources, which it may lack until then, is RegMean++; its weight and ratio must stay as they are.
+    """
+    from eutectic.evaluation.collecting.through_merged import collect_through_merged
+
+    talk = None if quiet or as_json else lambda line: click.echo(line, err=True)
+    found = collect_through_merged(
+        recipe, suite, out, tasks=tasks or None, split=split, limit=limit, report=talk
+    )  # fmt: skip
+    if as_json:
+        emit_json("stats collect-merged", {"folders": [str(folder) for folder in found]})
+    elif not quiet:
+        for folder in found:
+            click.echo(f"wrote {folder}")
+
+
 @stats.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import numpy
 
 __all__ = [
-    "FILE", "KINDS", "Statistics", "check_kinds", "collect_command", "identity_of", "open_statistics", "staged",
-    "write_facts", "write_kind",
+    "FILE", "KINDS", "KindFile", "Statistics", "check_kinds", "collect_command", "identity_of", "open_statistics",
+    "staged", "write_facts", "write_kind",
 ]  # fmt: skip
 
 FILE = "stats.json"
@@ -130,20 +130,37 @@ def _publish(staging: Path, out: Path) -> None:
         file.replace(out / file.name)
 
 
+class KindFile:
+    """A file of one kind, whose tensors are written as they come, as float32; a context manager."""
+
+    def __init__(self, folder: Path, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.folder = folder
+        header, self._offsets = build_header({name: (BY_NAME["F32"], shape) for name, shape in shapes.items()})
+        self._descriptor = os.open(folder / f"{kind}.safetensors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        write_at(self._descriptor, memoryview(header), 0, folder)
+
+    def write(self, tensors: Mapping[str, numpy.ndarray]) -> None:
+        """Write some of the tensors."""
+        for name in tensors:  # nothing here refers to an array while the next ones are calculated
+            write_at(self._descriptor, _bytes(tensors[name]), self._offsets[name], self.folder)
+
+    def __enter__(self) -> KindFile:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+
 def write_kind(
     folder: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], groups: Iterator[Mapping[str, numpy.ndarray]]
 ) -> None:
     """Write the tensors of one kind as they come, in groups, as float32."""
-    header, offsets = build_header({name: (BY_NAME["F32"], shape) for name, shape in shapes.items()})
-    descriptor = os.open(folder / f"{kind}.safetensors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        write_at(descriptor, memoryview(header), 0, folder)
+    with KindFile(folder, kind, shapes) as file:
         for group in groups:
-            for name in group:  # nothing here refers to an array while the next ones are calculated
-                write_at(descriptor, _bytes(group[name]), offsets[name], folder)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            file.write(group)
 
 
 def _bytes(array: numpy.ndarray) -> memoryview:

@@ -21,7 +21,7 @@ def test_grids() -> None:
 
 
 @pytest.mark.parametrize(
-    "candidate", [c for c in candidates() if get_method(c.method).needs is None], ids=lambda c: c.method
+    "candidate", [c for c in candidates() if get_method(c.method).needs is None], ids=lambda c: c.id
 )
 def test_the_scale_scales_the_change(candidate: Candidate, family: dict[str, Path]) -> None:
     base = eutectic.open(family["base"])["embed.weight"].to_numpy()
@@ -35,7 +35,7 @@ def test_the_scale_scales_the_change(candidate: Candidate, family: dict[str, Pat
 
 def test_sum_and_mean_are_the_same_scale(family: dict[str, Path]) -> None:
     """g = 1 is the mean of the changes: task arithmetic at 1 is the average of the experts."""
-    known = {c.method: c for c in CANDIDATES}
+    known = {c.id: c for c in CANDIDATES}
     experts = [str(family["a"]), str(family["b"])]
     merged = [
         eutectic.plan(known[m].recipe(str(family["base"]), experts, 1.0))["layers.0.weight"].to_numpy()

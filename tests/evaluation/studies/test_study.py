@@ -65,6 +65,33 @@ def test_rows_of_a_table(families: list[Family], tmp_path: Path) -> None:
     assert any(pair.a == "ties" and pair.b == "task_arithmetic" for pair in found.pairs)
 
 
+def test_learned_weights_and_merged_statistics(
+    families: list[Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learned once from training inputs, with no scale tried; Gram matrices through the merged model."""
+    from eutectic.evaluation.fitting.fit import fit
+    from eutectic.evaluation.studies import bench
+
+    calls: list[Any] = []
+
+    def few(*args: Any, **keywords: Any) -> Any:
+        calls.append(keywords["granularity"])
+        return fit(*args, **keywords, steps=2)
+
+    monkeypatch.setattr(bench, "fit", few)
+    setup = Setup(only=("task_arithmetic", "regmean", "regmean_pp", "adamerging", "adamerging_tensor"))
+    found = run_study("mergebench", [families[0].path], tmp_path / "run", setup)
+    rows = {row.id: row for row in found.rows}
+    assert calls == ["source", "tensor"]
+    for name in ("adamerging", "adamerging_tensor"):
+        tuned = rows[name].tuned
+        assert rows[name].needs == "unlabelled" and tuned is not None and tuned.evaluations == 1
+    assert "-regmean_pp-" in json.dumps(rows["regmean_pp"].recipe) and rows["regmean_pp"].mean != rows["regmean"].mean
+    assert {"A1", "A2", "A3"} <= {claim.id for claim in found.claims}
+    run_study("mergebench", [families[0].path], tmp_path / "run", setup)
+    assert len(calls) == 2
+
+
 def test_methods_that_need_statistics_collect_them_once(families: list[Family], tmp_path: Path) -> None:
     """On training data of each expert's own task; the recorded recipe is the same for any run's folder."""
     setup = Setup(only=("task_arithmetic", "fisher", "regmean"))

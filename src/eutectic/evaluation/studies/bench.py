@@ -19,16 +19,21 @@ import numpy as np
 
 from eutectic.errors import EutecticError, SourceError
 from eutectic.evaluation.collecting.collect import collect_statistics
+from eutectic.evaluation.collecting.through_merged import collect_through_merged
 from eutectic.evaluation.ensemble import Ensemble
 from eutectic.evaluation.evaluator import Evaluator
 from eutectic.evaluation.family import Family
+from eutectic.evaluation.fitting.fit import fit
 from eutectic.evaluation.model import Model
+from eutectic.evaluation.results import write_text
 from eutectic.evaluation.scores import Failure, Outcome, Scores
 from eutectic.evaluation.studies.candidates import Candidate
 from eutectic.evaluation.subject import weights_of
 from eutectic.evaluation.tasks.task import Task
 from eutectic.methods import get_method
 from eutectic.recipes.plan import Plan
+from eutectic.weights.checkpoint import read_json
+from eutectic.weights.digest import hash_bytes
 
 __all__ = ["Bench", "Measured", "Tuning"]
 
@@ -80,6 +85,7 @@ class Bench:
         self.base = str(family.base)
         self._references: dict[str, dict[str, float]] = {}
         self._collected: set[tuple[str | None, str]] = set()
+        self._merged_grams: dict[str, list[Path]] = {}
         self.tasks = [task for task in evaluator.suite if task.role == "task"]
         self.kept = [task for task in evaluator.suite if task.role == "base"]
         for task in self.tasks:
@@ -155,7 +161,7 @@ class Bench:
         """
         scores: dict[float, float] = {}
         found: Mapping[str, Outcome] = {}
-        for scale in sorted(grid):
+        for scale in sorted(candidate.grid(grid)):
             recipe = self.recipe(candidate, scale, sources)
             found = self.outcomes(recipe, "validation", f"{candidate.id} at {scale:g}", self.tasks)
             scores[scale] = self.multitask(found, "validation")
@@ -168,9 +174,48 @@ class Bench:
     def recipe(self, candidate: Candidate, scale: float, sources: Sequence[Any] | None = None) -> dict[str, Any]:
         """A candidate's recipe over the family's experts (or other sources: paths, or recipes within)."""
         chosen = list(self.experts.values()) if sources is None else sources
+        if candidate.learned:
+            return self._learned(candidate, chosen)
+        if candidate.through_merged:
+            return candidate.recipe(self.base, self._through_merged(candidate, chosen), scale, self.family.seed)
         if (kind := get_method(candidate.method).needs) is not None:
             chosen = [{"model": source, "statistics": str(self.statistics(source, kind))} for source in chosen]
         return candidate.recipe(self.base, chosen, scale, self.family.seed)
+
+    def _learned(self, candidate: Candidate, sources: Sequence[Any]) -> dict[str, Any]:
+        """The recipe with weights learned from the inputs of all tasks' training data; kept in the run's folder."""
+        start = candidate.recipe(self.base, sources, 1.0, self.family.seed)
+        key = hash_bytes(json.dumps([self.identity, start]).encode())[:12]
+        file = self.folder / "learned" / f"{self.family.path.name}-{candidate.id}-{key}.json"
+        if not file.is_file():
+            names = [task.name for task in self.tasks]
+            found = fit(
+                start, self.evaluator.suite, tasks=names, granularity=candidate.learned or "source",
+                opened=self.evaluator.opened,
+            )  # fmt: skip
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps({"recipe": found.recipe, "facts": found.facts}, indent=2))
+        return read_json(file)["recipe"]
+
+    def _through_merged(self, candidate: Candidate, sources: Sequence[Any]) -> list[dict[str, Any]]:
+        """The sources with Gram matrices collected through the layers that were merged before."""
+        if not all(isinstance(source, str) for source in sources):
+            raise SourceError(f"{candidate.label}: its Gram matrices are of stored experts, not of changed ones")
+        start = candidate.recipe(self.base, sources, 1.0, self.family.seed)
+        key = hash_bytes(json.dumps([self.identity, start]).encode())[:12]
+        folder = self.folder / "statistics" / f"{self.family.path.name}-{candidate.id}-{key}"
+        if key not in self._merged_grams:
+            owned = {path: name for name, path in self.experts.items()}
+            tasks = {task.expert: task.name for task in self.tasks}
+            names = [tasks.get(owned.get(source, "")) for source in sources]
+            if None in names:
+                raise SourceError(f"{candidate.label}: an expert has no task of its own to collect Gram matrices on")
+            found = collect_through_merged(
+                start, self.evaluator.suite, folder, tasks=[name for name in names if name], limit=SAMPLES
+            )
+            self._merged_grams[key] = found
+        folders = self._merged_grams[key]
+        return [{"model": source, "statistics": str(at)} for source, at in zip(sources, folders, strict=True)]
 
     def statistics(self, source: Any, kind: str) -> Path:
         """The folder of an expert's statistics on (at most `SAMPLES`) training samples of its own task.

@@ -25,6 +25,9 @@ class Candidate:
     `knob` says how its change is scaled: ``sum`` (lambda = g / K), ``mean`` (lambda = g), or ``outside`` (the merged
     model's own change is scaled, by a task_arithmetic around it; where no lambda of the method's does that). `default`
     is the untuned scale; None: g = K (lambda 1 of a sum).
+
+    `learned`: the weights are learned on unlabelled training data, one for each source or tensor, in place of a scale.
+    `through_merged`: statistics are of what the layers merged before send into a layer.
     """
 
     method: str
@@ -33,11 +36,18 @@ class Candidate:
     parameters: Mapping[str, Any]
     default: float | None = 1.0
     needs: Literal["nothing", "unlabelled", "labelled"] = "nothing"
+    name: str = ""
+    learned: Literal["", "source", "tensor"] = ""
+    through_merged: bool = False
 
     @property
     def id(self) -> str:
-        """The method's name."""
-        return self.method
+        """Its own name, or the method's."""
+        return self.name or self.method
+
+    def grid(self, scales: Sequence[float]) -> Sequence[float]:
+        """The scales that are tried: none but 1 where the weights are learned."""
+        return (1.0,) if self.learned else scales
 
     def scale(self, experts: int) -> float:
         """The untuned scale for so many experts."""
@@ -91,11 +101,32 @@ CANDIDATES = (
     Candidate("emr", "EMR, unified", "mean", {}),
     Candidate("fisher", "Fisher", "outside", {}, needs="labelled"),
     Candidate("regmean", "RegMean", "outside", {}, needs="unlabelled"),
+    Candidate(
+        "regmean", "RegMean++", "outside", {"ratio": 0.95}, needs="unlabelled", name="regmean_pp", through_merged=True
+    ),
+    Candidate(
+        "task_arithmetic",
+        "AdaMerging, task-wise",
+        "outside",
+        {"weight": 0.3},
+        needs="unlabelled",
+        name="adamerging",
+        learned="source",
+    ),
+    Candidate(
+        "task_arithmetic",
+        "AdaMerging, layer-wise",
+        "outside",
+        {"weight": 0.3},
+        needs="unlabelled",
+        name="adamerging_tensor",
+        learned="tensor",
+    ),
     Candidate("localize_and_stitch", "Localize-and-Stitch, dataless", "mean", {}),
 )
 
 
 def candidates(only: Sequence[str] = ()) -> list[Candidate]:
-    """The candidates whose method is installed, or those named in `only`, in the order of the table."""
+    """The candidates whose method is installed, or those whose ids are in `only`, in the order of the table."""
     known = set(list_methods())
-    return [c for c in CANDIDATES if c.method in known and (not only or c.method in only)]
+    return [c for c in CANDIDATES if c.method in known and (not only or c.id in only)]

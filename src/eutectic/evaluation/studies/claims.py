@@ -18,6 +18,12 @@ __all__ = ["claims_of", "regime_claims", "verdict", "wild_claims"]
 
 SUBSPACE = ("tsv_m", "r_tsvm", "iso_c", "iso_cts", "task_arithmetic_sb")
 
+DATA_INFORMED = {
+    "A1": ("Layer-wise AdaMerging is better than tuned task arithmetic.", "adamerging_tensor", "task_arithmetic"),
+    "A2": ("Task-wise AdaMerging is better than tuned task arithmetic.", "adamerging", "task_arithmetic"),
+    "A3": ("Tuned RegMean++ is better than tuned RegMean.", "regmean_pp", "regmean"),
+}
+
 
 def verdict(interval: Interval, threshold: float = 0.0) -> bool | None:
     """Whether a value lies above a threshold: True, False, or None where the interval holds it.
@@ -54,6 +60,8 @@ def _mergebench(summary: Summary) -> Iterator[Claim]:
     for method, number in numbered.items():
         claim = f"Tuned {method} is better than tuned task arithmetic."
         yield from _difference(summary, f"{number}-{method}", claim, method, "task_arithmetic")
+    for number, (words, a, b) in DATA_INFORMED.items():
+        yield from _difference(summary, number, words, a, b)
 
 
 def _three(summary: Summary) -> Iterator[Claim]:

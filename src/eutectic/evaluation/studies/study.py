@@ -125,7 +125,7 @@ def _check_replicates(name: str, benches: Sequence[Bench]) -> None:
 
 
 def _methods(setup: Setup, default: Sequence[str] = ()) -> list[Candidate]:
-    known = {candidate.method for candidate in candidates()}
+    known = {candidate.id for candidate in candidates()}
     for method in setup.only:
         if method not in known:
             raise RecipeError(f"no method {method!r} takes part in studies{nearest(method, known)}")

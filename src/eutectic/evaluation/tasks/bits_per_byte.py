@@ -63,12 +63,19 @@ class BitsPerByte(DataTask, frozen=True):
 
     def log_likelihood(self, network: torch.nn.Module, model: Model, split: str, rows: np.ndarray) -> torch.Tensor:
         """log p of the tokens of samples of one length from the second on, [n], with gradients."""
+        tokens = self._tokens(model, split, rows)
+        return _chosen(network(input_ids=tokens).logits[:, :-1], tokens).sum(dim=1)
+
+    def predicted(self, network: torch.nn.Module, model: Model, split: str, rows: np.ndarray) -> torch.Tensor:
+        """log p of every token at every place of samples of one length but the first, [n, L - 1, V], with gradients."""
+        return network(input_ids=self._tokens(model, split, rows)).logits[:, :-1].float().log_softmax(dim=-1)
+
+    def _tokens(self, model: Model, split: str, rows: np.ndarray) -> torch.Tensor:
         import torch
 
         slices = self._slices(split)
         ids = _encoded(model, [slices[row] for row in rows])[0]
-        tokens = torch.from_numpy(np.stack(ids).astype(np.int64))
-        return _chosen(network(input_ids=tokens).logits[:, :-1], tokens).sum(dim=1)
+        return torch.from_numpy(np.stack(ids).astype(np.int64))
 
     def measure(self, subject: Subject, split: str, rows: np.ndarray) -> np.ndarray:
         model = weights_of(subject, self.name)

@@ -39,7 +39,8 @@ class Classification(DataTask, frozen=True):
         return "accuracy"
 
     def count(self, split: str) -> int:
-        return len(self.column(split, "labels"))
+        """As many as there are inputs; `labels` may be absent where nothing is measured."""
+        return len(self._first(split))
 
     def fingerprint(self, split: str) -> str:
         """Of the data's and the head's bytes."""
@@ -63,9 +64,13 @@ class Classification(DataTask, frozen=True):
         hits = [self._hits(model, split, part, text) for part in batches(rows, width)]
         return np.concatenate(hits)
 
+    def _first(self, split: str) -> np.ndarray:
+        """The first column of the inputs."""
+        return self.column(split, "input_ids" if "input_ids" in self.table(split) else "inputs")
+
     def _inputs(self, split: str) -> np.ndarray:
         """The first column of the inputs, as long as the labels."""
-        found = self.column(split, "input_ids" if "input_ids" in self.table(split) else "inputs")
+        found = self._first(split)
         labels = self.column(split, "labels")
         if len(found) != len(labels):
             raise SourceError(f"{self.file(split)}: {len(found)} inputs and {len(labels)} labels")
@@ -88,11 +93,15 @@ class Classification(DataTask, frozen=True):
 
     def log_probabilities(self, network: torch.nn.Module, split: str, rows: np.ndarray) -> torch.Tensor:
         """log p of every class for samples of one length, [n, C], with gradients; padding is left out."""
+        found = self.predicted(network, split, rows)
+        self._labels(split, rows, found.shape[-1], "the network")
+        return found
+
+    def predicted(self, network: torch.nn.Module, split: str, rows: np.ndarray) -> torch.Tensor:
+        """log p of every class, [n, C], with gradients; labels are not looked at, what is padding for all is cut."""
         text = "input_ids" in self.table(split)
         most = int(self._tokens(split, rows).max()) if text else None
-        logits = self._logits(split, rows, text, most)(network).float()
-        self._labels(split, rows, logits.shape[-1], "the network")
-        return logits.log_softmax(dim=-1)
+        return self._logits(split, rows, text, most)(network).float().log_softmax(dim=-1)
 
     def _logits(
         self, split: str, rows: np.ndarray, text: bool, most: int | None = None
