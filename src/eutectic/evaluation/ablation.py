@@ -75,13 +75,13 @@ class Ablation:
 
     def reference(self, against: str = BASE) -> np.ndarray:
         """What the merge is compared with: its base, one of its experts, or any model, recipe or endpoint."""
+        if against == BASE and self.recipe.base_model is not None:
+            return self._samples(alone(self.recipe, self.recipe.base_model), "the base")
         if against in self.experts:
             return self._samples(alone(self.recipe, experts_of(self.recipe)[against]), against)
-        if against != BASE:
-            return self._samples(self.evaluator.subject(against), against)
-        if self.recipe.base_model is None:
+        if against == BASE:
             raise RecipeError("the recipe has no base_model to compare with; --against names another reference")
-        return self._samples(alone(self.recipe, self.recipe.base_model), "the base")
+        return self._samples(self.evaluator.subject(against), against)
 
     def without(self, experts: Collection[str]) -> np.ndarray:
         """The merge without some experts; without all of them it is the base."""
