@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from eutectic.evaluation.statistics import interval_of, mean_interval, paired_difference, resampled, two_sided
+from eutectic.evaluation.statistics import (
+    holm,
+    interval_of,
+    mean_interval,
+    paired_difference,
+    resampled,
+    sign_flips,
+    two_sided,
+)
 
 
 def test_an_interval_has_the_width_of_the_standard_error() -> None:
@@ -61,3 +71,20 @@ def test_replicates_without_a_value_are_left_out() -> None:
     replicates = np.array([np.nan, *range(1, 100)])
     assert two_sided(replicates) == pytest.approx(2 / 100)
     assert interval_of(50.0, replicates).low == pytest.approx(np.quantile(np.arange(1, 100), 0.025))
+
+
+def test_random_signs_are_the_exact_sign_test() -> None:
+    """Of n differences of 1, k of them negative: p is the two-sided binomial tail."""
+    for n, k in ((6, 0), (12, 2), (30, 9)):
+        difference = np.zeros(100)
+        difference[:n] = 1
+        difference[:k] = -1
+        exact = min(1.0, 2 * sum(math.comb(n, j) for j in range(k + 1)) / 2**n)
+        assert sign_flips(difference) == pytest.approx(exact, abs=0.02)
+    assert sign_flips(difference) == sign_flips(difference)
+
+
+def test_holm_steps_down() -> None:
+    assert holm([]) == []
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -28,6 +28,8 @@ COMMANDS = {
     "average": ("eutectic.cli.average:average", "Average the checkpoints of a training run, weighed by a metric."),
     "extract-lora": ("eutectic.cli.extract_lora:extract_lora", "Write the change of a fine-tune as a LoRA adapter."),
     "evaluate": ("eutectic.cli.evaluate:evaluate", "Measure models, recipes and endpoints on a suite of tasks."),
+    "blame": ("eutectic.cli.blame:blame", "Find which expert and which layers made a merge worse."),
+    "bisect": ("eutectic.cli.bisect:bisect", "Find by halving what made a merge worse."),
     "stats": ("eutectic.cli.stats:stats", "Collect statistics of models on data, for methods that need them."),
     "fit": ("eutectic.cli.fit:fit", "Learn a recipe's weights from data, by gradients through the merge."),
     "study": ("eutectic.cli.study:study", "Compare merge methods on families of experts, by a protocol."),
