@@ -1,33 +1,42 @@
 """Short texts with labels, from manual pages and Python's standard library, for encoders of sentences.
 
-    language   a paragraph of a manual page (or an English docstring): its language
-    section    a paragraph of a German manual page: the manual's section
-    module     three lines of Python: the package that they are from
-    topic      a docstring: the package that it is from
-    kind       a line of Python: code, comment (without its sign) or docstring
+    order     a docstring's sentence: as it is, two neighbouring words swapped, its halves swapped, or all shuffled
+    typo      a docstring's sentence: as it is, or two neighbouring letters of one word swapped
+    article   a French sentence of a manual page without one of its articles: which one is missing
+    syntax    the tokens of a line of Python: as they are, or two neighbours swapped, so that it does not parse
+    value     a line of Python that assigns or returns a value: which kind of expression that is
 
-and pairs for retrieval: the first sentence of a docstring, and the rest of it.
+and pairs for retrieval: the first sentence of a docstring, and the rest of it. What is changed, and how, follows from a
+text's digest, so every text is there in one form only.
 """
 
 from __future__ import annotations
 
 import ast
+import io
+import re
 import sysconfig
-from collections.abc import Callable, Iterator
+import tokenize
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from eutectic.errors import MissingDependencyError
 from eutectic.weights.digest import hash_bytes
 from eutectic.zoo.byte_text import LANGUAGES, man_pages, split_of
 from eutectic.zoo.family import SPLITS
 
-__all__ = ["load_pairs", "load_texts"]
+__all__ = ["MASK", "load_pairs", "load_texts"]
 
-PACKAGES = ("asyncio", "email", "http", "unittest", "xml", "multiprocessing", "logging", "ctypes")
-SECTIONS = (1, 5, 7, 8)
+MASK = "[MASK]"  # as BERT's tokenizers write it
+FOLDERS = ("asyncio", "email", "http", "unittest", "xml", "multiprocessing", "logging", "ctypes", "concurrent", "json")
+ORDERS = ("intact", "neighbours", "halves", "shuffled")
+ARTICLES = ("le", "la", "les", "un", "une", "du", "des", "de")
+VALUES = ("Call", "Name", "Attribute", "BinOp", "Constant", "Subscript", "Compare", "IfExp")  # of the module ast
 Texts = dict[str, list[tuple[str, int]]]  # split -> texts with their labels
 Labelled = tuple[str, str, int]  # document, text, label
+Item = TypeVar("Item")
 
 
 def load_texts(man: Path, counts: dict[str, int]) -> dict[str, tuple[list[str], Texts]]:
@@ -35,35 +44,35 @@ def load_texts(man: Path, counts: dict[str, int]) -> dict[str, tuple[list[str], 
 
     A document is in one split. Raises MissingDependencyError where a language's manual pages are not there.
     """
-    makers: dict[str, tuple[list[str], Callable[[], Iterator[Labelled]]]] = {
-        "language": (["en", *LANGUAGES], lambda: _languages(man)),
-        "section": ([str(section) for section in SECTIONS], lambda: _sections(man)),
-        "module": (list(PACKAGES), _modules),
-        "topic": (list(PACKAGES), _topics),
-        "kind": (["code", "comment", "docstring"], _kinds),
+    makers: dict[str, tuple[Sequence[str], Callable[[], Iterator[Labelled]]]] = {
+        "order": (ORDERS, _orders),
+        "typo": (("right", "typo"), _typos),
+        "article": (ARTICLES, lambda: _articles(man)),
+        "syntax": (("right", "wrong"), _syntax),
+        "value": (VALUES, _values),
     }
     found = {}
     for task, (labels, make) in makers.items():
         most = {split: counts[split] // len(labels) for split in SPLITS}
         piles: dict[tuple[str, int], list[str]] = {(s, label): [] for s in SPLITS for label in range(len(labels))}
-        for name, text, label in sorted(set(make()), key=lambda row: hash_bytes(row[1].encode())):
+        for name, text, label in _once(make()):
             piles[split_of(name), label].append(text)
         texts: Texts = {split: [] for split in SPLITS}
         for (split, label), pile in piles.items():
             if not pile:
                 raise MissingDependencyError(
                     f"{man}: has no text for the task {task}, label {labels[label]}, split {split}; "
-                    f"apt-get install {' '.join(LANGUAGES.values())}, or name another folder with --data"
+                    f"apt-get install {LANGUAGES['fr']}, or name another folder with --data"
                 )
             texts[split] += [(text, label) for text in pile[: most[split]]]
-        found[task] = labels, texts
+        found[task] = list(labels), texts
     return found
 
 
 def load_pairs(counts: dict[str, int]) -> dict[str, list[tuple[str, str]]]:
     """Split -> (first sentence, rest) of docstrings."""
     pairs: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
-    for name, text in _docstrings(sorted(_root().glob("*.py"))):
+    for name, text in _docstrings():
         first, _, rest = text.partition("\n\n")
         if (
             20 < len(first) < 100
@@ -75,79 +84,132 @@ def load_pairs(counts: dict[str, int]) -> dict[str, list[tuple[str, str]]]:
     return pairs
 
 
-def _root() -> Path:
-    return Path(sysconfig.get_path("stdlib"))
+def _once(rows: Iterator[Labelled]) -> list[Labelled]:
+    """The rows in an order that looks random; of equal texts, in whatever documents, only one."""
+    texts: dict[str, Labelled] = {}
+    for row in sorted(rows):
+        texts.setdefault(row[1], row)
+    return sorted(texts.values(), key=lambda row: hash_bytes(row[1].encode()))
 
 
-def _paragraphs(text: str) -> Iterator[str]:
-    """Four lines of a page at a time."""
-    lines = [line for line in text.splitlines() if len(line) > 30]
-    for start in range(0, len(lines) - 3, 4):
-        yield " ".join(lines[start : start + 4])
+def _number(text: str) -> int:
+    return int(hash_bytes(text.encode())[:8], 16)
 
 
-def _languages(man: Path) -> Iterator[Labelled]:
-    for label, language in enumerate(LANGUAGES, start=1):
-        for number, (name, _, text) in enumerate(man_pages(man / language)):
-            yield from ((name, paragraph, label) for paragraph in list(_paragraphs(text))[:3])
-            if number > 400:
-                break
-    for name, text in _docstrings(sorted(_root().glob("*.py"))):
-        yield name, " ".join(text.split()), 0
+def _orders() -> Iterator[Labelled]:
+    for name, sentence in _english():
+        words = sentence.lower().rstrip(".").split()
+        number, middle = _number(sentence), len(words) // 2
+        label, at = number % 4, 1 + number // 4 % (len(words) - 3)
+        if label == 1:
+            words = _swapped(words, at)
+        elif label == 2:
+            words = words[middle:] + words[:middle]
+        elif label == 3:
+            words = [words[i] for i in sorted(range(len(words)), key=lambda i: _number(f"{i} {sentence}"))]
+        yield name, " ".join(words), label
 
 
-def _sections(man: Path) -> Iterator[Labelled]:
-    for name, section, text in man_pages(man / "de"):
-        if section in SECTIONS:
-            yield from ((name, paragraph, SECTIONS.index(section)) for paragraph in list(_paragraphs(text))[1:6])
+def _typos() -> Iterator[Labelled]:
+    for name, sentence in _english():
+        words, number = sentence.split(), _number(f"typo {sentence}")
+        long = [i for i, word in enumerate(words) if len(word) > 5 and word.isalpha()]
+        if long:
+            place = long[number // 2 % len(long)]
+            word = words[place]
+            pairs = [i for i in range(1, len(word) - 2) if word[i] != word[i + 1]]
+            if number % 2:
+                words[place] = "".join(_swapped(word, pairs[number // 64 % len(pairs)]))
+            yield name, " ".join(words), number % 2
 
 
-def _files() -> Iterator[tuple[str, int, str]]:
-    for label, package in enumerate(PACKAGES):
-        for file in sorted((_root() / package).rglob("*.py")):
-            if "test" not in file.relative_to(_root() / package).parts:
-                name = file.relative_to(_root()).as_posix()
-                yield name, label, file.read_text(encoding="utf-8", errors="replace")
+def _articles(man: Path) -> Iterator[Labelled]:
+    for name, _, text in man_pages(man / "fr"):
+        for sentence in _sentences(text):
+            words = sentence.split()
+            places = [i for i, word in enumerate(words) if word in ARTICLES]
+            if places:
+                at = places[_number(sentence) % len(places)]
+                yield name, " ".join([*words[:at], MASK, *words[at + 1 :]]), ARTICLES.index(words[at])
 
 
-def _modules() -> Iterator[Labelled]:
-    """Split by chunk, as a package has few files: neighbouring lines can be in two splits."""
-    for name, label, text in _files():
-        lines = [
-            line.strip() for line in text.splitlines() if len(line.strip()) > 15 and not line.strip().startswith("#")
-        ]
-        yield from ((f"{name}:{at}", " ".join(lines[at : at + 3]), label) for at in range(0, len(lines) - 2, 3))
+def _syntax() -> Iterator[Labelled]:
+    for name, line, _ in _statements():
+        tokens = [t.string for t in tokenize.generate_tokens(io.StringIO(line).readline) if t.string.strip()]
+        number = _number(line)
+        if len(tokens) < 5:
+            continue
+        if number % 2:
+            places = sorted(range(len(tokens) - 1), key=lambda i: _number(f"{i} {line}"))
+            changed = (_swapped(tokens, place) for place in places)
+            wrong = next((found for found in changed if _parse(" ".join(found)) is None), None)
+            if wrong is None:
+                continue
+            tokens = wrong
+        yield name, " ".join(tokens), number % 2
 
 
-def _topics() -> Iterator[Labelled]:
-    """Split by docstring, for the same reason."""
-    for name, label, text in _files():
-        yield from ((f"{name} {i}", " ".join(part.split()), label) for i, part in enumerate(_strings(text)))
+def _values() -> Iterator[Labelled]:
+    for name, line, statement in _statements():
+        if isinstance(statement, (ast.Assign, ast.Return)):
+            kind = type(statement.value).__name__
+            if kind in VALUES:
+                yield name, line, VALUES.index(kind)
 
 
-def _kinds() -> Iterator[Labelled]:
-    for file in sorted(_root().glob("*.py")):
-        text = file.read_text(encoding="utf-8", errors="replace")
-        inside = {" ".join(line.split()) for part in _strings(text) for line in part.splitlines()}
-        for line in map(str.strip, text.splitlines()):
-            words = line.lstrip("# ")
-            if len(words) > 25:
-                plain = " ".join(words.split())
-                yield file.name, plain, 1 if line.startswith("#") else 2 if plain in inside else 0
+def _swapped(items: Sequence[Item], at: int) -> list[Item]:
+    return [*items[:at], items[at + 1], items[at], *items[at + 2 :]]
 
 
-def _docstrings(files: list[Path]) -> Iterator[tuple[str, str]]:
-    for file in files:
-        yield from ((file.name, part) for part in _strings(file.read_text(encoding="utf-8", errors="replace")))
+def _english() -> Iterator[tuple[str, str]]:
+    return ((name, sentence) for name, text in _docstrings() for sentence in _sentences(text))
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Of 6 to 14 words, most of which are plain."""
+    for sentence in re.split(r"(?<=\.)\s+|\n\s*\n", text):
+        words = sentence.split()
+        if 6 <= len(words) <= 14 and sum(word.rstrip(".,").isalpha() for word in words) > 0.7 * len(words):
+            yield " ".join(words)
 
 
 @cache
-def _strings(text: str) -> list[str]:
-    """The docstrings of a source file that say something."""
+def _files() -> dict[str, str]:
+    """The standard library's source files, without its tests."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [*root.glob("*.py"), *(file for folder in FOLDERS for file in (root / folder).rglob("*.py"))]
+    names = {file.relative_to(root).as_posix(): file for file in files if "test" not in file.relative_to(root).parts}
+    return {name: names[name].read_text(encoding="utf-8", errors="replace") for name in sorted(names)}
+
+
+@cache
+def _statements() -> list[tuple[str, str, ast.stmt]]:
+    """(file, line, what it parses to): lines that are a statement by themselves."""
+    lines = [
+        (name, line.strip())
+        for name, text in _files().items()
+        for line in text.splitlines()
+        if 18 <= len(line.strip()) <= 60 and not line.strip().startswith(("#", '"', "'"))
+    ]
+    return [(name, line, statement) for name, line in lines if (statement := _parse(line)) is not None]
+
+
+def _parse(line: str) -> ast.stmt | None:
+    """The one statement of a line, or None; a line that opens a block is given one."""
     try:
-        nodes = ast.walk(ast.parse(text))
+        found = ast.parse(f"{line} pass" if line.endswith(":") else line).body
     except SyntaxError:
-        return []
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def _docstrings() -> Iterator[tuple[str, str]]:
+    """(file, docstring) of those that say something."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = (ast.get_docstring(node) for node in nodes if isinstance(node, kinds))
-    return [part for part in found if part and len(part) > 40]
+    for name, text in _files().items():
+        try:
+            nodes = ast.walk(ast.parse(text))
+        except SyntaxError:
+            continue
+        found = (ast.get_docstring(node) for node in nodes if isinstance(node, kinds))
+        yield from ((name, part) for part in found if part and len(part) > 40)

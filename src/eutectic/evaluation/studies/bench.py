@@ -8,6 +8,7 @@ that is best on validation.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from eutectic.evaluation.subject import weights_of
 from eutectic.evaluation.tasks.task import Task
 from eutectic.methods import get_method
 from eutectic.recipes.plan import Plan
+from eutectic.recipes.semantics import pool_of
 from eutectic.weights.checkpoint import read_json
 from eutectic.weights.digest import hash_bytes
 
@@ -159,15 +161,17 @@ class Bench:
         Raises:
             EutecticError: no scale could be measured.
         """
-        scores: dict[float, float] = {}
-        found: Mapping[str, Outcome] = {}
-        for scale in sorted(candidate.grid(grid)):
-            recipe = self.recipe(candidate, scale, sources)
-            found = self.outcomes(recipe, "validation", f"{candidate.id} at {scale:g}", self.tasks)
-            scores[scale] = self.multitask(found, "validation")
+        recipes = {scale: self.recipe(candidate, scale, sources) for scale in sorted(candidate.grid(grid))}
+
+        def measure(scale: float) -> dict[str, Outcome]:
+            return self.outcomes(recipes[scale], "validation", f"{candidate.id} at {scale:g}", self.tasks)
+
+        with pool_of(min(len(recipes), len(os.sched_getaffinity(0)))) as pool:
+            outcomes = dict(zip(recipes, pool.map(measure, recipes), strict=True))
+        scores = {scale: self.multitask(found, "validation") for scale, found in outcomes.items()}
         known = {scale: score for scale, score in scores.items() if np.isfinite(score)}
         if not known:
-            failed = next(o for o in found.values() if isinstance(o, Failure))
+            failed = next(o for found in outcomes.values() for o in found.values() if isinstance(o, Failure))
             raise SourceError(f"{candidate.label}: no scale could be measured: {failed.reason}")
         return Tuning(max(known, key=lambda scale: (known[scale], -scale)), scores)
 

@@ -28,6 +28,7 @@ from eutectic.evaluation.studies.in_the_wild import Trial, curves, draw_subsets,
 from eutectic.evaluation.studies.mergebench import measure_family
 from eutectic.evaluation.studies.regimes import Cell, map_regimes
 from eutectic.evaluation.studies.summary import Summary
+from eutectic.ops.spectrum_cache import SpectrumCache
 from eutectic.weights.checkpoint import open_checkpoint
 
 __all__ = ["STUDIES", "Setup", "run_study"]
@@ -89,6 +90,7 @@ def run_study(
         raise OutputError(f"{run}: holds the study {Results.load(run).study}; choose another folder")
     say = report or (lambda line: None)
     with ExitStack() as stack:
+        stack.enter_context(SpectrumCache())  # a method's scales decompose the same changes
         benches = []
         for folder in families:
             family = load_family(Path(folder))

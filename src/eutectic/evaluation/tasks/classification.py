@@ -61,8 +61,16 @@ class Classification(DataTask, frozen=True):
         text = "input_ids" in self.table(split)
         first = self._inputs(split)
         width = int(np.prod(first.shape[1:])) * (16 if text else 1)
-        hits = [self._hits(model, split, part, text) for part in batches(rows, width)]
-        return np.concatenate(hits)
+        order = np.argsort(self._ends(split, rows), kind="stable") if text else np.arange(len(rows))
+        hits = np.empty(len(rows))
+        for part in batches(order, width):  # texts of like length together, cut to the longest of them
+            hits[part] = self._hits(model, split, rows[part], text)
+        return hits
+
+    def _ends(self, split: str, rows: np.ndarray) -> np.ndarray:
+        """How many columns of each text there are up to its last token, wherever padding stands."""
+        mask = self.column(split, "attention_mask")[rows] != 0
+        return mask.shape[1] - mask[:, ::-1].argmax(axis=1)
 
     def _first(self, split: str) -> np.ndarray:
         """The first column of the inputs."""
@@ -131,6 +139,7 @@ class Classification(DataTask, frozen=True):
         return labels
 
     def _hits(self, model: Model, split: str, rows: np.ndarray, text: bool) -> np.ndarray:
-        logits = ask(model, self._logits(split, rows, text))
+        most = int(self._ends(split, rows).max()) if text else None
+        logits = ask(model, self._logits(split, rows, text, most))
         labels = self._labels(split, rows, logits.shape[-1], model.label)
         return (logits.argmax(dim=-1) == labels).double().numpy()
