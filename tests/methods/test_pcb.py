@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import eutectic
 from eutectic.methods import pcb
+from eutectic.ops.program import BLOCK
+from eutectic.recipes import cutting
 
 Family = Callable[..., tuple[torch.Tensor, list[torch.Tensor], list[np.ndarray]]]
 
@@ -60,3 +66,53 @@ def test_one_entry_and_equal_entries_are_kept(family: Family) -> None:
     assert pcb([torch.tensor(3.0)], base=torch.tensor(1.0)) == 3.0
     merged = pcb([torch.full((4,), 3.0)], base=torch.ones(4))
     assert torch.equal(merged, torch.full((4,), 3.0))
+
+
+SHAPES = {"a": (70_000,), "b": (3, 5), "c": (), "d": (0, 2), "e": (40, 30)}
+
+
+@pytest.mark.parametrize("variant", ["paper", "main", "vision"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_scope_of_the_paper_is_the_whole_model(
+    variant: str, threads: int, sources: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "MOST_TILE", BLOCK)
+    recipe, models = write_models(tmp_path, "pcb", sources, density=0.2, variant=variant)
+    eutectic.merge(recipe | {"semantics": "paper"}, tmp_path / "out", fsync=False, threads=threads)
+    planned = eutectic.plan(recipe | {"semantics": "paper"})
+    base, *flat = (torch.cat([model[name].reshape(-1) for name in planned]) for model in models.values())
+    deltas = np.stack([(tensor - base).double().numpy() for tensor in flat])
+    expected = base.double().numpy() + reference(deltas, [1.0, 1.0, 1.0], 0.2, variant)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    merged = torch.cat([written[name].reshape(-1) for name in planned])
+    np.testing.assert_allclose(merged.numpy(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(merged, pcb(flat, base=base, density=0.2, variant=variant), rtol=1e-6, atol=1e-6)
+    for name in planned:
+        assert torch.equal(planned[name].to_torch(), written[name])
+
+
+def test_no_density_gives_the_base(family: Family) -> None:
+    base, tensors, _ = family(2, (20, 30))
+    assert torch.equal(pcb(tensors, base=base, density=0), base)
+
+
+def test_changes_large_enough_to_saturate_tanh(tmp_path: Path, sources: Callable) -> None:
+    recipe, models = write_models(tmp_path, "pcb", sources, scale=30.0, density=0.3, variant="vision")
+    planned = eutectic.plan(recipe)
+    base, *flat = (model["a"] for model in models.values())
+    expected = pcb(flat, base=base, density=0.3, variant="vision")
+    torch.testing.assert_close(planned["a"].to_torch(), expected, rtol=1e-6, atol=1e-5)
+
+
+def write_models(
+    folder: Path, method: str, sources: Callable, scale: float = 1.0, **parameters: Any
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """A recipe of a base and three models whose tensors differ in size and scale, and those models."""
+    models: dict[str, dict[str, torch.Tensor]] = {name: {} for name in ("base", "x", "y", "z")}
+    for factor, (tensor, shape) in enumerate(SHAPES.items(), start=1):
+        for model, values in zip(models.values(), sources(4, shape=shape), strict=True):
+            model[tensor] = scale * factor * values
+    for name, model in models.items():
+        save_file(model, folder / f"{name}.safetensors")
+    recipe = {"merge_method": method, "base_model": str(folder / "base.safetensors"), "parameters": parameters}
+    return recipe | {"models": [{"model": str(folder / f"{name}.safetensors")} for name in "xyz"]}, models

@@ -59,7 +59,7 @@ class Competition(Program):
     def reduce(self, reduction: Reduction, tile: Tile, found: Found, total: np.ndarray) -> None:
         from eutectic.ops import competition_kernels as kernels
 
-        variant, ranks = (SIZES, found.ranks) if found.sizes is None else (self.variant, found.ranks)
+        ranks, variant = found.ranks, SIZES if found.sizes is None else self.variant
         sizes = np.zeros((len(self.weights), 4)) if found.sizes is None else found.sizes
         if reduction.kind == "list":
             kernels.list_keys(tile.rows, tile.codes, tile.n, variant, sizes, total[0], tile.bad)

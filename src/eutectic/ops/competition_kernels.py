@@ -6,8 +6,6 @@ high - low or 0 where they count as equal, what all of them are then).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import types
 
