@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import eutectic
+from eutectic.errors import NonFiniteError
 from eutectic.methods import pcb
 from eutectic.ops.program import BLOCK
 from eutectic.recipes import cutting
@@ -104,14 +105,72 @@ def test_changes_large_enough_to_saturate_tanh(tmp_path: Path, sources: Callable
     torch.testing.assert_close(planned["a"].to_torch(), expected, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["paper", "main", "vision"])
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_tiles_and_threads_do_not_change_a_bit(
+    variant: str, scope: str, dtype: torch.dtype, sources: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, models = write_models(tmp_path, "pcb", sources, dtype=dtype, variant=variant, scope=scope, density=0.3)
+    planned = eutectic.plan(recipe)
+    expected = {name: planned[name].to_torch() for name in planned}
+    if scope == "tensor":  # torch's tanh and exp may differ in the last bit, which decides where a result is halfway
+        for name, tensor in expected.items():
+            base, *rest = (model[name] for model in models.values())
+            alone = pcb(rest, base=base, variant=variant, density=0.3)
+            torch.testing.assert_close(tensor, alone, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    for tile, threads in ((cutting.MOST_TILE, 1), (BLOCK, 1), (BLOCK, 3)):
+        monkeypatch.setattr(cutting, "MOST_TILE", tile)
+        eutectic.merge(recipe, tmp_path / "out", fsync=False, threads=threads, force=True)
+        written = load_file(tmp_path / "out" / "model.safetensors")
+        assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("variant", ["paper", "main", "vision"])
+def test_what_is_not_finite_is_merged_alike_where_allowed(variant: str, sources: Callable, tmp_path: Path) -> None:
+    recipe, models = write_models(tmp_path, "pcb", sources, variant=variant, density=0.3)
+    for at, (name, model) in enumerate(models.items()):
+        model["e"].view(-1)[9 * at : 9 * at + 3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+        save_file(model, tmp_path / f"{name}.safetensors")
+    with pytest.raises(NonFiniteError):
+        eutectic.plan(recipe)["e"].to_torch()
+    found, expected = (
+        eutectic.plan(recipe, allow_nonfinite=True, torch_only=only)["e"].to_torch() for only in (False, True)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("variant", ["paper", "main", "vision"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_equal_entries_at_the_thresholds(variant: str, count: int, sources: Callable, tmp_path: Path) -> None:
+    """Few different changes and many zeros, in one block and in two."""
+    recipe, models = write_models(tmp_path, "pcb", sources, variant=variant, density=0.3)
+    for model in models.values():
+        for name, tensor in model.items():
+            model[name] = (tensor * 0.7).round()
+    for name, model in models.items():
+        save_file(model, tmp_path / f"{name}.safetensors")
+    recipe["models"] = recipe["models"][:count]
+    planned = eutectic.plan(recipe)
+    for name in planned:
+        base, *rest = (model[name] for model in models.values())
+        expected = pcb(rest[:count], base=base, variant=variant, density=0.3)
+        torch.testing.assert_close(planned[name].to_torch(), expected, rtol=1e-6, atol=1e-6)
+
+
 def write_models(
-    folder: Path, method: str, sources: Callable, scale: float = 1.0, **parameters: Any
+    folder: Path,
+    method: str,
+    sources: Callable,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    **parameters: Any,
 ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
     """A recipe of a base and three models whose tensors differ in size and scale, and those models."""
     models: dict[str, dict[str, torch.Tensor]] = {name: {} for name in ("base", "x", "y", "z")}
     for factor, (tensor, shape) in enumerate(SHAPES.items(), start=1):
         for model, values in zip(models.values(), sources(4, shape=shape), strict=True):
-            model[tensor] = scale * factor * values
+            model[tensor] = (scale * factor * values).to(dtype)
     for name, model in models.items():
         save_file(model, folder / f"{name}.safetensors")
     recipe = {"merge_method": method, "base_model": str(folder / "base.safetensors"), "parameters": parameters}

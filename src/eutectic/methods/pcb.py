@@ -100,7 +100,7 @@ def pcb(
     import torch
 
     if not (base.numel() and density):
-        return base * 1.0
+        return base + 0.0
     origin = base.double().reshape(-1)
     total, shares = torch.zeros_like(origin), torch.zeros_like(origin)
     deltas = [(tensor - base).double().reshape(-1) for tensor in tensors]
