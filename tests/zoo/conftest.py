@@ -11,7 +11,7 @@ import pytest
 
 WORDS = {
     "de": "der Befehl liest die Datei und schreibt das Ergebnis auf die Standardausgabe wenn keine Option gesetzt ist",
-    "fr": "la commande lit le fichier et affiche le contenu sur la sortie standard quand aucune option est choisie",
+    "fr": "la commande lit les lignes du fichier une fois des noms de le un",
     "es": "la orden lee el fichero y muestra el contenido en la salida normal cuando ninguna opción fue elegida",
     "pl": "polecenie czyta plik i wypisuje jego zawartość na wyjście chyba że podano inną opcję dla użytkownika",
 }
@@ -19,13 +19,13 @@ WORDS = {
 
 @pytest.fixture(scope="session")
 def man(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ninety pages of a language, of its words in random order."""
+    """Ninety pages of a language, of its words in random order; a French sentence has every article once."""
     root = tmp_path_factory.mktemp("man")
     for number, (language, words) in enumerate(WORDS.items()):
         random = np.random.default_rng(number)
         for page in range(90):
             section = (1, 5, 7, 8)[page % 4]
-            lines = [" ".join(random.permutation(words.split())) for _ in range(8)]
+            lines = [" ".join(random.permutation(words.split())) + "." for _ in range(8)]
             source = f".TH PAGE {section}\n.SH NAME\npage{page} \\- {lines[0]}\n" + "\n.PP\n".join(lines[1:]) + "\n"
             folder = root / language / f"man{section}"
             folder.mkdir(parents=True, exist_ok=True)

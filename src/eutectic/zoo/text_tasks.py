@@ -27,7 +27,7 @@ from eutectic.weights.digest import hash_bytes
 from eutectic.zoo.byte_text import LANGUAGES, man_pages, split_of
 from eutectic.zoo.family import SPLITS
 
-__all__ = ["MASK", "load_pairs", "load_texts"]
+__all__ = ["load_pairs", "load_texts"]
 
 MASK = "[MASK]"  # as BERT's tokenizers write it
 FOLDERS = ("asyncio", "email", "http", "unittest", "xml", "multiprocessing", "logging", "ctypes", "concurrent", "json")
@@ -113,7 +113,7 @@ def _orders() -> Iterator[Labelled]:
 def _typos() -> Iterator[Labelled]:
     for name, sentence in _english():
         words, number = sentence.split(), _number(f"typo {sentence}")
-        long = [i for i, word in enumerate(words) if len(word) > 5 and word.isalpha()]
+        long = [i for i, w in enumerate(words) if len(w) > 5 and w.isalpha() and len(set(w[1:-1])) > 1]
         if long:
             place = long[number // 2 % len(long)]
             word = words[place]

@@ -8,7 +8,6 @@ that is best on validation.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +31,8 @@ from eutectic.evaluation.studies.candidates import Candidate
 from eutectic.evaluation.subject import weights_of
 from eutectic.evaluation.tasks.task import Task
 from eutectic.methods import get_method
+from eutectic.ops.spectrum_cache import SpectrumCache
 from eutectic.recipes.plan import Plan
-from eutectic.recipes.semantics import pool_of
 from eutectic.weights.checkpoint import read_json
 from eutectic.weights.digest import hash_bytes
 
@@ -161,17 +160,15 @@ class Bench:
         Raises:
             EutecticError: no scale could be measured.
         """
-        recipes = {scale: self.recipe(candidate, scale, sources) for scale in sorted(candidate.grid(grid))}
-
-        def measure(scale: float) -> dict[str, Outcome]:
-            return self.outcomes(recipes[scale], "validation", f"{candidate.id} at {scale:g}", self.tasks)
-
-        with pool_of(min(len(recipes), len(os.sched_getaffinity(0)))) as pool:
-            outcomes = dict(zip(recipes, pool.map(measure, recipes), strict=True))
-        scores = {scale: self.multitask(found, "validation") for scale, found in outcomes.items()}
+        scores: dict[float, float] = {}
+        found: Mapping[str, Outcome] = {}
+        for scale in sorted(candidate.grid(grid)):
+            recipe = self.recipe(candidate, scale, sources)
+            found = self.outcomes(recipe, "validation", f"{candidate.id} at {scale:g}", self.tasks)
+            scores[scale] = self.multitask(found, "validation")
         known = {scale: score for scale, score in scores.items() if np.isfinite(score)}
         if not known:
-            failed = next(o for found in outcomes.values() for o in found.values() if isinstance(o, Failure))
+            failed = next(o for o in found.values() if isinstance(o, Failure))
             raise SourceError(f"{candidate.label}: no scale could be measured: {failed.reason}")
         return Tuning(max(known, key=lambda scale: (known[scale], -scale)), scores)
 
@@ -285,7 +282,8 @@ class Bench:
         seconds: dict[str, float] = {}
         nbytes: dict[str, int] = {}
         if isinstance(subject, Model):
-            _ = subject.networks  # merged here
+            with SpectrumCache(0):  # merged here, and timed as if it were the only merge
+                _ = subject.networks
             checkpoint = subject.checkpoint
             nbytes["model"] = checkpoint.nbytes * (len(subject.members) if isinstance(subject, Ensemble) else 1)
             if isinstance(checkpoint, Plan) and not isinstance(subject, Ensemble):

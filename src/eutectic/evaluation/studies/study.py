@@ -90,7 +90,7 @@ def run_study(
         raise OutputError(f"{run}: holds the study {Results.load(run).study}; choose another folder")
     say = report or (lambda line: None)
     with ExitStack() as stack:
-        stack.enter_context(SpectrumCache())  # a method's scales decompose the same changes
+        stack.enter_context(SpectrumCache())  # scales and methods decompose the same changes
         benches = []
         for folder in families:
             family = load_family(Path(folder))
