@@ -30,7 +30,6 @@ class FamilyEntry(NamedTuple):
     options: tuple[str, ...]
 
 
-MAN_PAGES = "apt-get install manpages-de manpages-fr manpages-es manpages-pl; pip install 'eutectic[zoo]'"
 VIEWS = "one expert a view of the images"
 GROUPS = "one expert a pair of labels"
 
@@ -65,15 +64,15 @@ FAMILIES: dict[str, FamilyEntry] = {
             "3h": "three experts in conflict: help, honesty as abstention, harmlessness as refusal",
         },
         minutes=7,
-        needs=MAN_PAGES,
+        needs="apt-get install manpages-de manpages-fr manpages-es manpages-pl; pip install 'eutectic[zoo]'",
         options=("regime", "data", "size"),
     ),
     "minilm": FamilyEntry(
         builder="eutectic.zoo.minilm:build_minilm",
         summary="five text classifiers, fine-tuned from the sentence encoder all-MiniLM-L6-v2; 0.6 GB",
-        variants={"texts": "language, manual section, Python package, topic, and kind of a text"},
-        minutes=7,
-        needs=MAN_PAGES,
+        variants={"texts": "order of words, typing errors, French articles, Python's syntax, kind of a value"},
+        minutes=8,
+        needs="apt-get install manpages-fr; pip install 'eutectic[zoo]'",
         options=("data", "size"),
     ),
 }  # fmt: skip

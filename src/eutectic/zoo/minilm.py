@@ -1,11 +1,10 @@
 """The minilm family: text classifiers fine-tuned from a real sentence encoder, all-MiniLM-L6-v2 (22.7 M parameters).
 
 A task's head is linear on the mean of the last hidden states. It is fitted once, on the encoder as it comes, and then
-fixed: the experts differ in their encoders only, which are what is merged, and base, experts and merges are measured with
-the same head. The upper half of the layers is trained, on 24 tokens a text; embeddings and lower layers stay as they
-are. The tasks are about the order of words and signs, of which the mean of the encoder's states says little before it is
-trained. The task ``retrieval`` (role "base") is what the encoder was made for: from a docstring's first sentence to the
-rest of it.
+fixed: the experts differ in their encoders only, which are what is merged, and all models are measured with the same
+head. The upper half of the layers is trained, on 24 tokens a text; embeddings and lower layers stay as they are. The
+tasks are about the order of words and signs, of which a linear head on the untrained mean tells only a part. The task
+``retrieval`` (role "base") is what the encoder was made for: from a docstring's first sentence to the rest of it.
 
     regime in-basin only: the base is strong
 """
