@@ -71,7 +71,7 @@ FAMILIES: dict[str, FamilyEntry] = {
         builder="eutectic.zoo.minilm:build_minilm",
         summary="five text classifiers, fine-tuned from the sentence encoder all-MiniLM-L6-v2; 0.6 GB",
         variants={"texts": "order of words, typing errors, French articles, Python's syntax, kind of a value"},
-        minutes=8,
+        minutes=9,
         needs="apt-get install manpages-fr; pip install 'eutectic[zoo]'",
         options=("data", "size"),
     ),
