@@ -144,6 +144,9 @@ def test_a_network_equals_formed_weights(name: str, kind: str) -> None:
             alone = load_network(own, config)
             wanted = answer(alone, **{key: value[at : at + 1] for key, value in inputs.items()})[0]
             torch.testing.assert_close(found[at], wanted, rtol=1e-5, atol=1e-5)
+        together = mixed.answer(gates, **inputs)
+        together = together if isinstance(together, torch.Tensor) else together[0]
+        torch.testing.assert_close(together, found, rtol=1e-5, atol=1e-5)
         plain = answer(load_network(tensors, config), **inputs)
         assert torch.equal(answer(mixed.network, **inputs), plain) and not torch.allclose(found, plain, atol=1e-2)
 

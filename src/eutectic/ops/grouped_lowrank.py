@@ -77,7 +77,10 @@ def add_grouped_lowrank(
         part = slice(at * rank, (at + 1) * rank)
         hidden = x[rows] @ down[:, part]
         hidden *= gates.weights[rows, at].reshape(-1, *(1,) * (hidden.ndim - 1))
-        out[rows] += hidden @ up[part]
+        if isinstance(rows, slice):  # in place, without a copy
+            out[rows].view(-1, out.shape[-1]).addmm_(hidden.view(-1, rank), up[part])
+        else:
+            out[rows] += hidden @ up[part]
     return out
 
 

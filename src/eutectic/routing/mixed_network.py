@@ -8,7 +8,7 @@ per-sample gains and shifts for norms and biases. While no gates are set, the ne
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,6 +74,24 @@ class MixedNetwork:
         finally:
             self._gates = before
 
+    def answer(self, weights: torch.Tensor | None, *inputs: Any, **named: Any) -> Any:
+        """What the network answers to a batch with these gates.
+
+        Samples of one expert are brought together for it and put back after, for they cost less so. A cache that the
+        network makes stays in its order: calls that go on with it need the same weights.
+        """
+        order = None if weights is None else _by_expert(weights)
+        if weights is None or order is None:
+            with self.gated(weights) as network:
+                return network(*inputs, **named)
+
+        def taken(value: Any) -> Any:
+            return value[order] if _is_batch(value, len(order)) else value
+
+        with self.gated(weights[order]) as network:
+            found = network(*map(taken, inputs), **{name: taken(value) for name, value in named.items()})
+        return _put_back(found, order.argsort())
+
     def _forward(self, path: str, module: torch.nn.Module, own: Own) -> Callable[..., torch.Tensor]:
         plain, mixed = module.forward, _mixed(path, module, own)
 
@@ -91,6 +109,35 @@ class MixedNetwork:
             return mixed(x, gates)
 
         return forward
+
+
+def _by_expert(weights: torch.Tensor) -> torch.Tensor | None:
+    """The order in which the samples of each expert lie together; None where they do, or take several experts."""
+    import torch
+
+    if int((weights != 0).sum(1).max()) > 1:
+        return None
+    order = weights.argmax(1).argsort(stable=True)
+    return None if torch.equal(order, torch.arange(len(order))) else order
+
+
+def _is_batch(value: Any, n: int) -> bool:
+    """Whether a value has a row for each of n samples."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == n
+
+
+def _put_back(answer: Any, order: torch.Tensor) -> Any:
+    """An answer's rows in the order of the samples: a tensor, or transformers' mapping of tensors."""
+    if _is_batch(answer, len(order)):
+        return answer[order]
+    if isinstance(answer, tuple):
+        return tuple(_put_back(part, order) for part in answer)
+    if isinstance(answer, MutableMapping):
+        for name, part in answer.items():
+            answer[name] = _put_back(part, order)
+    return answer
 
 
 def _mixed(path: str, module: torch.nn.Module, own: Own) -> Mixed:
