@@ -28,6 +28,7 @@ COMMANDS = {
     "average": ("eutectic.cli.average:average", "Average the checkpoints of a training run, weighed by a metric."),
     "extract-lora": ("eutectic.cli.extract_lora:extract_lora", "Write the change of a fine-tune as a LoRA adapter."),
     "evaluate": ("eutectic.cli.evaluate:evaluate", "Measure models, recipes and endpoints on a suite of tasks."),
+    "route": ("eutectic.cli.route:route", "Choose experts of a pool for each input, by a learned router."),
     "stats": ("eutectic.cli.stats:stats", "Collect statistics of models on data, for methods that need them."),
     "study": ("eutectic.cli.study:study", "Compare merge methods on families of experts, by a protocol."),
     "verify": ("eutectic.cli.verify:verify", "Check a merged folder against its recorded hashes."),

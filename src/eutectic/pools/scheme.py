@@ -25,6 +25,7 @@ __all__ = ["SCHEMES", "Parameter", "Part", "Parts", "Scheme", "Span", "get_schem
 # name: where the scheme lives, imported when it is used
 SCHEMES = {
     "tall": "eutectic.pools.masks:TALL",
+    "twin": "eutectic.pools.twin:TWIN",
 }
 
 Scope = Literal["element", "row", "tensor"]
