@@ -144,6 +144,8 @@ class Scheme:
             `encode` must know something of the whole tensor and yet works on stretches.
         extend: ``extend(span, core, shared, expert, settings, total) -> own`` of one more expert, given what is stored.
             Where there is none, the experts depend on one another: adding or removing one recomputes all of them.
+        core: ``core(base, experts, settings) -> values`` of a core that is not the base, element by element from flat
+            arrays of all sources; the pool then stores it, and needs no base.
         choose: ``choose(core, experts, names, settings) -> {tensor: settings}`` settings that differ from tensor to
             tensor, chosen by looking at the experts; core and experts are checkpoints.
     """
@@ -159,6 +161,7 @@ class Scheme:
     decodes: Scope = "element"
     total: Callable[..., np.ndarray] | None = None
     extend: Callable[..., dict[str, np.ndarray]] | None = None
+    core: Callable[..., np.ndarray] | None = None
     choose: Callable[..., Mapping[str, Settings]] | None = None
 
 

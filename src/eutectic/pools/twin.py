@@ -123,6 +123,7 @@ TWIN = Scheme(
     encode=_encode,
     decode=_decode,
     extend=_extend,
+    core=shared_expert,
     encodes="tensor",
     decodes="row",
 )

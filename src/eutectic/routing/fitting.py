@@ -23,7 +23,7 @@ from eutectic.pools.pool import Pool
 from eutectic.recipes.semantics import one_thread
 from eutectic.routing.features import answer_and_features
 from eutectic.routing.router import DEFAULTS, Router, RouterSettings, fit_router
-from eutectic.routing.twin import check_twin
+from eutectic.routing.twin_pool import check_twin
 from eutectic.weights.checkpoint import open_checkpoint
 from eutectic.weights.files import open_file
 from eutectic.weights.safetensors import read_header, write_safetensors

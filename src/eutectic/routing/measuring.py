@@ -21,7 +21,7 @@ from eutectic.evaluation.tasks.bits_per_byte import BitsPerByte
 from eutectic.evaluation.tasks.classification import Classification
 from eutectic.pools.pool import Pool
 from eutectic.routing.fitting import expert_tasks, load_router
-from eutectic.routing.twin import MixedModel, Mixer
+from eutectic.routing.twin_pool import MixedModel, Mixer
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
 from eutectic.weights.statistics_folder import identity_of
 

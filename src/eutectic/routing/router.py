@@ -96,7 +96,7 @@ def fit_router(features: Mapping[str, np.ndarray], settings: RouterSettings = DE
 
     >>> random = np.random.default_rng(0)
     >>> known = {"left": random.normal(-2, 1, (50, 3)), "right": random.normal(2, 1, (50, 3))}
-    >>> router = fit_router(known, RouterSettings(hidden=4, steps=60))
+    >>> router = fit_router(known, RouterSettings(hidden=16, steps=200))
     >>> import torch
     >>> router.gates(torch.tensor([[-2.0, -2, -2], [2.0, 2, 2]]), soft=False).tolist()
     [[1.0, 0.0], [0.0, 1.0]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BYTES, ENCODER
+from twin_pools import BYTES, ENCODER
 
 from eutectic.errors import RecipeError, SourceError
 from eutectic.evaluation.evaluator import Evaluator
@@ -20,7 +20,7 @@ from eutectic.evaluation.suite import load_suite
 from eutectic.pools.pool import Pool, open_pool
 from eutectic.routing.fitting import fit_pool
 from eutectic.routing.router import RouterSettings
-from eutectic.routing.twin import Mixer, differences
+from eutectic.routing.twin_pool import Mixer, differences
 
 QUICK = RouterSettings(hidden=16, steps=60)
 
@@ -118,7 +118,7 @@ def test_what_is_refused(digits_pool: Pool) -> None:
     path = digits_pool.path / "pool.json"
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "scheme": "tall", "settings": {}}))
-    with pytest.raises(RecipeError, match="a pool of scheme tall, .* pack the experts again with --scheme twin"):
+    with pytest.raises(RecipeError, match=r"a pool of scheme tall, .* pack the experts again with --scheme twin"):
         Mixer(open_pool(digits_pool.path))
 
 
