@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GAUGES", "aligned", "balanced", "turned_to"]
 
-ROUNDS = 8  # of alignment to the mean
+ROUNDS = 500  # of alignment to the mean, at most
+SETTLED = 1e-9  # entries of the turns that move less are at rest
 
 
 def balanced(left: torch.Tensor, right: torch.Tensor) -> Factors:
@@ -46,6 +47,8 @@ def balanced(left: torch.Tensor, right: torch.Tensor) -> Factors:
 def aligned(left: torch.Tensor, right: torch.Tensor) -> Factors:
     """Balanced factors, turned towards one another.
 
+    Q_i' [L_i; R_i']' mean = sum_j Q_i' S_ij Q_j / n needs only the small S_ij = L_i' L_j + R_i R_j'.
+
     >>> import torch
     >>> turn = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
     >>> left, right = torch.tensor([[3.0, 0], [0, 1], [0, 0]]), torch.tensor([[1.0, 0, 0], [0, 2, 0]])
@@ -57,19 +60,22 @@ def aligned(left: torch.Tensor, right: torch.Tensor) -> Factors:
 
     left, right = balanced(left, right)
     both = torch.cat((left, right.transpose(1, 2)), 1)  # [n, outputs + inputs, r]
-    target = both[int(both.square().sum((1, 2)).argmax())]
+    cross = torch.stack([one.T @ both for one in both])  # [n, n, r, r]
+    largest = int(cross.diagonal(dim1=2, dim2=3).sum(2).diagonal().argmax())
+    turns = _nearest_turn(cross[:, largest])
     for _ in range(ROUNDS):
-        both = _turned(both, target)
-        target = both.mean(0)
-    return both[:, : left.shape[1]], both[:, left.shape[1] :].transpose(1, 2)
+        before, turns = turns, _nearest_turn((cross @ turns).sum(1))
+        if float((turns - before).abs().max()) < SETTLED:
+            break
+    return left @ turns, turns.transpose(1, 2) @ right
 
 
-def _turned(both: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """[n, outputs + inputs, r], each times the orthogonal matrix that brings it nearest to the target."""
+def _nearest_turn(matrices: torch.Tensor) -> torch.Tensor:
+    """The orthogonal matrix nearest to each [n, r, r]."""
     import torch
 
-    u, _, vh = torch.linalg.svd(both.transpose(1, 2) @ target)
-    return both @ (u @ vh)
+    u, _, vh = torch.linalg.svd(matrices)
+    return u @ vh
 
 
 GAUGES = {"stored": lambda left, right: (left.double(), right.double()), "balanced": balanced, "aligned": aligned}
@@ -82,5 +88,5 @@ def turned_to(gauge: str, left: torch.Tensor, right: torch.Tensor, target: torch
     if gauge != "aligned":
         return GAUGES[gauge](left, right)
     left, right = balanced(left, right)
-    both = _turned(torch.cat((left, right.transpose(1, 2)), 1), target.double())
-    return both[:, : left.shape[1]], both[:, left.shape[1] :].transpose(1, 2)
+    turns = _nearest_turn(torch.cat((left, right.transpose(1, 2)), 1).transpose(1, 2) @ target.double())
+    return left @ turns, turns.transpose(1, 2) @ right
