@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").rglob("*.py"))
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(script for script in FOLDER.rglob("*.py") if ".work" not in script.parts)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
