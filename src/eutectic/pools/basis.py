@@ -224,6 +224,7 @@ RMM = Scheme(
     encode=_encode,
     decode=_decode,
     encodes="tensor",
+    reads="tensors",
     extend=_extend,
     choose=_choose,
 )  # fmt: skip

@@ -53,7 +53,8 @@ class Core(_Strict):
 class Expert(_Strict):
     """One expert: where it was packed from, its file, and how far from it the rebuilt one is.
 
-    `error` is the L2 norm of what the rebuilt tensors miss over that of their deltas, measured when it was packed;
+    `file` is null where it differs from the core in nothing. `error` is the L2 norm of what the rebuilt tensors miss
+    over that of their deltas, measured when it was packed;
     `absent` are tensors of integers that differ and are taken from the core.
     """
 
@@ -61,14 +62,14 @@ class Expert(_Strict):
     name: str
     identity: str
     licence: str | None
-    file: Stored
+    file: Stored | None
     error: float
     settings: dict[str, Any] = {}
     absent: list[str] = []
 
 
 class Entry(_Strict):
-    """One line of the log."""
+    """One line of the log: what was done with which experts, the pool's bytes after it, and who all of them are."""
 
     time: str
     action: str
@@ -81,8 +82,8 @@ class Entry(_Strict):
 class Manifest(_Strict):
     """A whole pool.json.
 
-    `tensors` holds settings that differ from tensor to tensor, `counts` how many experts were encoded together of a
-    tensor where that is not all of them.
+    `settings` are those of the scheme that all tensors and experts have in common, `tensors` those that differ from
+    tensor to tensor. `base` is what it was packed from, where the core is another model than the base.
     """
 
     pool: int
@@ -90,8 +91,8 @@ class Manifest(_Strict):
     scheme: str
     settings: dict[str, Any]
     tensors: dict[str, dict[str, Any]] = {}
-    counts: dict[str, int] = {}
     core: Core
+    base: Core | None = None
     shared: Stored | None
     experts: dict[str, Expert]
     log: list[Entry]
@@ -106,7 +107,8 @@ class Manifest(_Strict):
         found = {f"{CORE}/{name}": file for name, file in self.core.files.items()}
         if self.shared is not None:
             found[SHARED] = self.shared
-        return found | {expert_file(name): expert.file for name, expert in self.experts.items()}
+        own = {expert_file(name): expert.file for name, expert in self.experts.items()}
+        return found | {name: file for name, file in own.items() if file is not None}
 
 
 def expert_file(name: str) -> str:

@@ -78,8 +78,11 @@ def add_masked(core, change, bits, values):  # pragma: no cover - compiled
 
 
 @kernel
-def add_signed(core, scale, wide, bits, values):  # pragma: no cover - compiled
-    """values_i = core_i + scale_row where bit i is clear, core_i - scale_row where it is set; rows of `wide`."""
+def add_signed(core, scale, wide, skipped, bits, values):  # pragma: no cover - compiled
+    """values_i = core_i + scale_row where bit i is clear, core_i - scale_row where it is set.
+
+    Rows are of `wide` elements; the first element is number `skipped` of its row.
+    """
     kept = np.zeros(STEP, np.uint8)
     for start in range(0, len(core), STEP):
         m = min(STEP, len(core) - start)
@@ -87,8 +90,8 @@ def add_signed(core, scale, wide, bits, values):  # pragma: no cover - compiled
         low, out = core[start : start + m], values[start : start + m]
         first = 0
         while first < m:
-            row = (start + first) // wide
-            last = min(m, (row + 1) * wide - start)
+            row = (skipped + start + first) // wide
+            last = min(m, (row + 1) * wide - start - skipped)
             size = scale[row]
             for i in range(first, last):
                 out[i] = low[i] - size if kept[i] else low[i] + size

@@ -15,10 +15,11 @@ from eutectic.pools.elements import read_part, read_values, rounded
 from eutectic.pools.manifest import CORE, SHARED, Manifest, expert_file, read_manifest
 from eutectic.pools.scheme import Part, Parts, Scheme, Span, get_scheme
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
+from eutectic.weights.member import MemberPath
 from eutectic.weights.statistics_folder import identity_of
 from eutectic.weights.tensor_ref import TensorRef
 
-__all__ = ["MemberTensor", "Pool", "cut", "open_member", "open_pool"]
+__all__ = ["MemberTensor", "Pool", "cut", "member_facts", "open_member", "open_pool"]
 
 BLOCK = 1 << 18  # elements that are worked on at a time, where the scheme allows it
 HELD = 8  # whole parts kept, of the tensors read last
@@ -58,8 +59,7 @@ class Pool(Mapping[str, Checkpoint]):
         Raises:
             SourceError: it is not there any more, or another one is.
         """
-        facts = self.manifest.core
-        place = self.path / CORE if facts.stored else Path(facts.source)
+        facts, place = self.manifest.core, self.core_folder
         if not facts.stored and not place.exists():
             raise SourceError(
                 f"{self.path}: its base {facts.source} is not there; bring it back, or pack again with the base stored"
@@ -70,6 +70,11 @@ class Pool(Mapping[str, Checkpoint]):
             raise SourceError(f"{self.path}: its base {place} {what}; the experts are differences to the old one")
         return found
 
+    @property
+    def core_folder(self) -> Path:
+        """Where the core lies: in the pool, or where it was packed from."""
+        return self.path / CORE if self.manifest.core.stored else Path(self.manifest.core.source)
+
     @cached_property
     def shared(self) -> Checkpoint:
         """What the experts have in common besides the core."""
@@ -77,7 +82,8 @@ class Pool(Mapping[str, Checkpoint]):
 
     def own(self, name: str) -> Checkpoint:
         """What is stored for one expert alone."""
-        return open_checkpoint(self.path / expert_file(name))
+        stored = self.manifest.experts[name].file is not None
+        return open_checkpoint(self.path / expert_file(name)) if stored else Checkpoint({})
 
     def _member(self, name: str) -> Checkpoint:
         if name not in self.manifest.experts:
@@ -92,13 +98,12 @@ class Pool(Mapping[str, Checkpoint]):
             core = tensors[tensor]
             common = self._shared_parts.get(tensor, {})
             chosen = {**settings, **self.manifest.tensors.get(tensor, {})}
-            count = self.manifest.counts.get(tensor, len(self))
-            stored = _Stored(self.scheme, core, common, parts, chosen, count)
+            stored = _Stored(self.scheme, core, common, parts, chosen, len(self))
             stored.check(self.path, name)
             tensors[tensor] = MemberTensor(core, stored, held)
         return Checkpoint(
             tensors,
-            path=Path(f"{self.path}#{name}"),
+            path=MemberPath(self.path.absolute(), name),
             config=self.core.config,
             headers={**self.core.headers, **self.shared.headers, **own.headers},
             held_bytes=self.core.held_bytes,
@@ -129,6 +134,13 @@ def open_member(path: Path, name: str) -> Checkpoint:
     if name not in pool:
         raise SourceError(f"{path}: no member {name!r}{nearest(name, pool) or '; its members are ' + ', '.join(pool)}")
     return pool[name]
+
+
+def member_facts(path: Path, name: str) -> tuple[Path, str | None]:
+    """The folder whose config.json and tokenizer are those of a member, and the licence that it was packed with."""
+    pool = open_pool(path)
+    folder, expert = pool.core_folder, pool.manifest.experts.get(name)
+    return folder if folder.is_dir() else folder.parent, expert.licence if expert is not None else None
 
 
 def cut(shape: tuple[int, ...], scope: str, most: int = BLOCK) -> list[Span]:
@@ -253,4 +265,3 @@ def _by_tensor(parts: Mapping[str, TensorRef]) -> dict[str, dict[str, TensorRef]
         tensor, _, suffix = key.rpartition("#")
         found.setdefault(tensor, {})[suffix] = ref
     return found
-

@@ -25,6 +25,8 @@ __all__ = ["SCHEMES", "Parameter", "Part", "Parts", "Scheme", "Span", "get_schem
 # name: where the scheme lives, imported when it is used
 SCHEMES = {
     "tall": "eutectic.pools.masks:TALL",
+    "bitdelta": "eutectic.pools.bitdelta:BITDELTA",
+    "rmm": "eutectic.pools.basis:RMM",
     "twin": "eutectic.pools.twin:TWIN",
 }
 
@@ -64,6 +66,18 @@ class Part:
             return span.start // span.row * wide, -(-span.stop // span.row) * wide
         return (span.start // 8, -(-span.stop // 8)) if self.along == "bit" else (span.start, span.stop)
 
+    def widened(self, raw: np.ndarray) -> np.ndarray:
+        """Its entries from their bytes: float64 of float64, float32 of other floats, else as they are."""
+        import numpy as np
+
+        if not self.dtype.floating or self.dtype.name in ("F64", "F32"):
+            return raw.view(np.float64 if self.dtype.name == "F64" else self.dtype.numpy)
+        from eutectic.ops.element_kernels import widened
+
+        values = np.empty(raw.size // self.dtype.size, dtype=np.float32)
+        widened(raw, self.dtype.code, values)
+        return values
+
     @classmethod
     def bits(cls, shape: tuple[int, ...]) -> Part:
         """One bit for each element of a tensor."""
@@ -75,7 +89,7 @@ Parts = Mapping[str, Part]
 
 @dataclass(frozen=True)
 class Span:
-    """Elements start .. stop of a tensor of `shape`, flat: from a multiple of 8 on, whole rows where the scope says so."""
+    """Elements start .. stop of a tensor of `shape`, flat: from a multiple of 8 on, by the scope whole rows."""
 
     shape: tuple[int, ...]
     start: int
@@ -146,6 +160,8 @@ class Scheme:
             Where there is none, the experts depend on one another: adding or removing one recomputes all of them.
         core: ``core(base, experts, settings) -> values`` of a core that is not the base, element by element from flat
             arrays of all sources; the pool then stores it, and needs no base.
+        reads: what `encode` and `extend` get of core and experts: ``values``, or ``tensors``: the handles, for a scheme
+            that knows more of an adapter than its values.
         choose: ``choose(core, experts, names, settings) -> {tensor: settings}`` settings that differ from tensor to
             tensor, chosen by looking at the experts; core and experts are checkpoints.
     """
@@ -159,6 +175,7 @@ class Scheme:
     decode: Callable[..., np.ndarray]
     encodes: Scope = "element"
     decodes: Scope = "element"
+    reads: Literal["values", "tensors"] = "values"
     total: Callable[..., np.ndarray] | None = None
     extend: Callable[..., dict[str, np.ndarray]] | None = None
     core: Callable[..., np.ndarray] | None = None

@@ -28,6 +28,7 @@ from eutectic.weights import digest
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, read_json
 from eutectic.weights.files import Place, RemotePath, open_file
 from eutectic.weights.lora import ADAPTER_FILES
+from eutectic.weights.member import MemberPath
 from eutectic.weights.quantized.dequantise import dense_config, native_of
 from eutectic.weights.sink import Shard
 
@@ -77,7 +78,7 @@ def _place_of(leaf: Leaf) -> Place:
 
 def _parent(path: Place, nbytes: int) -> Parent:
     folder = path if path.is_dir() else path.parent
-    licence = front_matter(folder / CARD).get("license")
+    licence = path.licence if isinstance(path, MemberPath) else front_matter(folder / CARD).get("license")
     return Parent(*public_name(path), licence if isinstance(licence, str) else None, nbytes)
 
 

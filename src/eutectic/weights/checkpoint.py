@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import FormatError, SourceError
+from eutectic.registry import MEMBERS
 from eutectic.weights.files import Place, RemotePath, SourceFile, is_folder, open_file
 from eutectic.weights.locate import locate
+from eutectic.weights.member import MemberPath
 from eutectic.weights.safetensors import read_header
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
@@ -95,7 +97,7 @@ def open_checkpoint(path: str | os.PathLike[str] | RemotePath) -> Checkpoint:
     index; failing these, the one weight file (or complete series of shards) that lies there. A folder with
     model_index.json is a pipeline of diffusers: all of its models, their tensors called ``unet/name``. torch zip files
     (.bin, .pt, .pth, .ckpt) go through a restricted reader that runs no code. A text may also be a URL or a hub id
-    (`locate` says which); a path never is.
+    (`locate` says which), or name a pool's member; a path never is.
 
     Raises:
         SourceError: nothing there, no weights, a missing shard.
@@ -104,6 +106,8 @@ def open_checkpoint(path: str | os.PathLike[str] | RemotePath) -> Checkpoint:
     place = locate(path)
     if isinstance(place, RemotePath):
         place = place.pinned()
+    if isinstance(place, MemberPath):
+        return place.open_member()
     if is_folder(place):
         return _open_folder(place)
     if place.suffix == ".json" and place.name in INDEX_FILES:
@@ -177,6 +181,8 @@ def _find_unindexed(folder: Place) -> list[Place]:
         return [folder / weights[0]]
     if not weights:
         adapter = " It holds an adapter, not a model." if "adapter_config.json" in names else ""
+        if any(marker in names for marker in MEMBERS):
+            raise SourceError(f"{folder}: a pool of several models; name one of them: {folder}#NAME")
         raise SourceError(
             f"{folder}: no weights found; a model folder holds {SINGLE_FILES[0]}, {INDEX_FILES[0]} or one "
             f"weight file.{adapter}"
