@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
+import eutectic
 from eutectic.methods import localize_and_stitch
 
 Family = Callable[..., tuple[torch.Tensor, list[torch.Tensor], list[np.ndarray]]]
@@ -27,3 +30,23 @@ def test_localize_and_stitch(family: Family) -> None:
 def test_no_density_gives_the_base(family: Family) -> None:
     base, tensors, _ = family(2, (6, 9))
     assert torch.equal(localize_and_stitch(tensors, base=base, density=0.0), base)
+
+
+def test_entries_without_change_are_not_marked() -> None:
+    base, a = torch.zeros(4), torch.tensor([4.0, 2.0, 0.0, 0.0])
+    assert torch.equal(localize_and_stitch([a, base], base=base, density=0.5), a)
+
+
+def test_the_scope_of_the_paper_is_the_whole_model(sources: Callable, tmp_path: Path) -> None:
+    models: dict[str, dict[str, torch.Tensor]] = {name: {} for name in ("base", "x", "y")}
+    for factor, (tensor, shape) in enumerate({"a": (70_000,), "b": (3, 5), "c": ()}.items(), start=1):
+        for model, values in zip(models.values(), sources(3, shape=shape), strict=True):
+            model[tensor] = factor * values
+    for name, model in models.items():
+        save_file(model, tmp_path / f"{name}.safetensors")
+    listed = [{"model": str(tmp_path / f"{name}.safetensors")} for name in ("x", "y")]
+    recipe = {"merge_method": "localize_and_stitch", "semantics": "paper", "models": listed}
+    planned = eutectic.plan(recipe | {"base_model": str(tmp_path / "base.safetensors")})
+    base, *flat = (torch.cat([model[name].reshape(-1) for name in planned]) for model in models.values())
+    merged = torch.cat([planned[name].to_torch().reshape(-1) for name in planned])
+    assert torch.equal(merged, localize_and_stitch(flat, base=base))

@@ -64,6 +64,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ramplus_tl": ("ramplus_tl", {"epsilon": 0.3}),
     "nearswap": ("nearswap", {"t": 0.3}),
     "arcee_fusion": ("arcee_fusion", {}),
+    "consensus": ("consensus", {"weight": 0.7, "lambda": 0.9}),
+    "consensus of all": ("consensus", {"mask_lambda": 0.2, "agreement": 3}),
+    "emr": ("emr", {"weight": 0.7, "lambda": 0.9}),
+    "localize_and_stitch": ("localize_and_stitch", {"weight": 0.7, "density": 0.3}),
+    "localize_and_stitch whole": ("localize_and_stitch", {"density": 1.0, "lambda": 0.9}),
 }
 
 

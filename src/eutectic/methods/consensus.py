@@ -6,13 +6,29 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from eutectic.errors import MethodError
-from eutectic.methods.method import PerSource, Range, each, merge_method
+from eutectic.methods.method import PerSource, Range, Setting, each, merge_method
+from eutectic.ops.entry_programs import AgreedSum
+from eutectic.ops.program import Program
 from eutectic.ops.weighted_sum import sum_weighted
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["consensus"]
+
+
+def _lower(setting: Setting) -> Program:
+    p = setting.parameters
+    _check_agreement(p["agreement"], setting.sources)
+    return AgreedSum(p["weight"], p["mask_lambda"], p["agreement"], p["lambda"])
+
+
+def _check_agreement(agreement: int, sources: int) -> None:
+    if agreement > sources:
+        raise MethodError(
+            f"consensus: agreement is {agreement}, and there are {sources} sources, so that nothing could be kept; "
+            "set it to that number at most"
+        )
 
 
 @merge_method(
@@ -23,6 +39,7 @@ __all__ = ["consensus"]
     sparsifies=True,
     sources=(2, None),
     idempotent=False,
+    lower=_lower,
 )
 def consensus(
     tensors: Sequence[torch.Tensor],
@@ -52,11 +69,7 @@ def consensus(
     """
     import torch
 
-    if agreement > len(tensors):
-        raise MethodError(
-            f"consensus: agreement is {agreement}, and there are {len(tensors)} sources, so that nothing could be "
-            "kept; set it to that number at most"
-        )
+    _check_agreement(agreement, len(tensors))
     origin = base.double()
     deltas = [tensor.double() - origin for tensor in tensors]
     total, votes = sum_weighted(deltas, weight), torch.zeros_like(base, dtype=torch.int64)

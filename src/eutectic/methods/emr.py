@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from eutectic.methods.method import PerSource, each, merge_method
+from eutectic.methods.method import PerSource, Setting, each, merge_method
+from eutectic.ops.entry_programs import Unified
+from eutectic.ops.program import Program
 from eutectic.ops.weighted_sum import sum_weighted
 
 if TYPE_CHECKING:
@@ -14,12 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["emr"]
 
 
+def _lower(setting: Setting) -> Program:
+    return Unified(setting.parameters["weight"], setting.parameters["lambda"])
+
+
 @merge_method(
     summary="of every entry the elected sign and the largest change of that sign",
     reference="Huang et al., EMR-Merging, NeurIPS 2024 (arXiv 2405.17461), sec. 3.2",
     space="delta",
     base="required",
     departures=("the paper rebuilds each task from this vector with a mask and a scale; this is the vector alone",),
+    lower=_lower,
 )
 def emr(
     tensors: Sequence[torch.Tensor],

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from eutectic.methods.method import PerSource, Range, Setting, each, merge_method
+from eutectic.ops.program import Program
 from eutectic.ops.quantile import largest
+from eutectic.ops.sparse_sum import StitchedMean
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["localize_and_stitch"]
+
+
+def _lower(setting: Setting) -> Program:
+    p = setting.parameters
+    return StitchedMean(p["weight"], p["density"], p["lambda"])
 
 
 def _work_bytes(setting: Setting) -> int:
@@ -27,7 +34,9 @@ def _work_bytes(setting: Setting) -> int:
     base="required",
     sparsifies=True,
     idempotent=False,
-    departures=("the paper selects over the whole model's vector, Eutectic per tensor",),
+    paper={"scope": "model"},
+    departures=("the paper selects over the whole model's vector, the default here is per tensor (scope)",),
+    lower=_lower,
     work_bytes=_work_bytes,
 )
 def localize_and_stitch(
@@ -37,17 +46,20 @@ def localize_and_stitch(
     weight: Annotated[PerSource[float], "weight of each task vector"] = each(1.0),
     density: Annotated[PerSource[float], Range(0, 1), "share of entries kept per source"] = each(0.1),
     lambda_: Annotated[float, "scale of the stitched task vector"] = 1.0,
+    scope: Annotated[Literal["tensor", "model"], "select per tensor, or over the whole vector"] = "tensor",
 ) -> torch.Tensor:
     """Localize-and-Stitch, dataless: θ = θ0 + λ Σ m_k w_k δ_k / Σ m_k; m_k marks the largest |δ_k|.
 
     Exactly k = max(1, floor(density · n)) entries are marked per source (none at density 0), ties to the lowest flat
-    index. Entries that no source marks are the base's.
+    index, but for those without any change. Entries that no source marks are the base's. Given plain tensors, each
+    call is one tensor (or one flattened model); `scope: model` in a recipe selects over all tensors together.
 
     Args:
         tensors: the sources θ_k; base: θ0.
         weight: w_k, one number or one per source.
         density: kept share, 0 to 1, one number or one per source.
         lambda_: λ (``lambda`` in a recipe).
+        scope: "tensor" or "model" (paper).
 
     >>> import torch
     >>> a, b = torch.tensor([4.0, 1.0, 0.0]), torch.tensor([2.0, 0.0, -3.0])
@@ -59,7 +71,7 @@ def localize_and_stitch(
     origin = base.double()
     total, count = torch.zeros_like(origin), torch.zeros_like(origin)
     for tensor, w, d in zip(tensors, weight, density, strict=True):
-        delta = tensor.double() - origin
-        marked = largest((tensor - base), d)
+        delta, change = tensor.double() - origin, tensor - base
+        marked = largest(change, d) & (change != 0)
         total, count = total + (delta * w).where(marked, 0.0), count + marked
     return origin + lambda_ * total / count.clamp(min=1)

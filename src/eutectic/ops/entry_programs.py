@@ -1,14 +1,15 @@
-"""Programs that decide entry by entry which change to take: nearswap, MagMax, RAM."""
+"""Programs that decide entry by entry which change to take: nearswap, MagMax, RAM, Consensus, EMR."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from eutectic.ops.program import Program, Reduction, Tile
 
-__all__ = ["LargestDelta", "NearSwap", "TouchedSum", "touched_factors"]
+__all__ = ["AgreedSum", "LargestDelta", "NearSwap", "TouchedSum", "Unified", "touched_factors"]
 
 
 class NearSwap(Program):
@@ -33,6 +34,34 @@ class LargestDelta(Program):
         from eutectic.ops.entry_kernels import magmax
 
         magmax(tile.rows, tile.codes, tile.n, self.scale, out, out_code, tile.bad)
+
+
+class AgreedSum(Program):
+    """base + scale * Σ w_k δ_k where `fewest` sources outweigh `selective` times all others, in float64."""
+
+    def __init__(self, weights: Sequence[float], selective: Sequence[float], fewest: int, scale: float) -> None:
+        self.weights, self.selective = np.asarray(weights, np.float64), np.asarray(selective, np.float64)
+        self.fewest, self.scale = fewest, float(scale)
+
+    def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
+        from eutectic.ops.interference_kernels import agreed_sum
+
+        agreed_sum(
+            tile.rows, tile.codes, tile.n, self.weights, self.selective, self.fewest, self.scale, out, out_code,
+            tile.bad,
+        )  # fmt: skip
+
+
+class Unified(Program):
+    """base + scale times the largest w_k δ_k of the elected sign, in float64."""
+
+    def __init__(self, weights: Sequence[float], scale: float) -> None:
+        self.weights, self.scale = np.asarray(weights, np.float64), float(scale)
+
+    def combine(self, tile: Tile, found: Any, out: np.ndarray, out_code: int) -> None:
+        from eutectic.ops.interference_kernels import unified
+
+        unified(tile.rows, tile.codes, tile.n, self.weights, self.scale, out, out_code, tile.bad)
 
 
 class TouchedSum(Program):

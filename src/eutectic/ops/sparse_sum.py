@@ -12,7 +12,7 @@ from eutectic.ops.quantile import LOW_BINS, kept_count, outlier_count
 from eutectic.ops.random import bound
 from eutectic.ops.selection import Selection
 
-__all__ = ["VOTES", "Found", "SparseSum", "restoring_factors"]
+__all__ = ["VOTES", "Found", "SparseSum", "StitchedMean", "restoring_factors"]
 
 VOTES = {"none": 0, "weighted": 1, "paper": 2}
 
@@ -110,6 +110,22 @@ class SparseSum(Program):
 
     def _quotas(self, found: Found, tile: Tile) -> np.ndarray:
         return found.selection.quotas_of(tile.block, -(-tile.n // BLOCK))
+
+
+class StitchedMean(SparseSum):
+    """base + scale * the mean of w_s (x_s - base) over the sources that keep an entry and change it, in float64."""
+
+    def __init__(self, weights: Sequence[float], densities: Sequence[float], scale: float) -> None:
+        super().__init__(weights, densities)
+        self.exact_weights, self.exact_scale = np.asarray(weights, dtype=np.float64), float(scale)
+
+    def combine(self, tile: Tile, found: Found, out: np.ndarray, out_code: int) -> None:
+        from eutectic.ops.interference_kernels import stitched_mean
+
+        stitched_mean(
+            tile.rows, tile.codes, tile.n, found.selection.limits, self._quotas(found, tile), self.exact_weights,
+            self.exact_scale, out, out_code, tile.bad,
+        )  # fmt: skip
 
 
 def restoring_factors(total: np.ndarray) -> np.ndarray:
