@@ -117,13 +117,15 @@ def _claim(staging: Path) -> int:
 
 
 def write_manifest(folder: Path, text: str) -> None:
-    """Write pool.json, last of all."""
-    descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    """Write pool.json, last of all and in one step."""
+    fresh = folder / f"{FILE}.partial"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         write_at(descriptor, memoryview(text.encode()), 0, folder)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    fresh.replace(folder / FILE)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from eutectic import __version__
 from eutectic.errors import RecipeError
 from eutectic.pools.elements import read_finite, read_values, rounded
 from eutectic.pools.folder import PartFile, staged, write_manifest
@@ -98,7 +98,7 @@ def write_pool(
             for name, source in packing.experts.items()
         }  # fmt: skip
         manifest = Manifest(
-            pool=VERSION, eutectic=__version__, scheme=packing.scheme.name, settings=dict(packing.settings),
+            pool=VERSION, eutectic=version("eutectic"), scheme=packing.scheme.name, settings=dict(packing.settings),
             tensors={name: dict(found) for name, found in packing.tensors.items()}, core=kept,
             base=base if own_core else None, shared=_stored(folder, SHARED) if packing.shared else None,
             experts=experts, log=[],

@@ -5,6 +5,7 @@ Nothing is written here; `pack.py` writes. What is known before: bytes to the la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 __all__ = ["Encoded", "Estimate", "Packing", "Source", "differ", "encode_span", "estimate", "prepare", "stored_values"]
 
 SAMPLE = 1 << 20  # elements of which the error is foretold
+LARGE = 1 << 23  # elements of a tensor that is not among them
 COMPARED = 1 << 20  # bytes compared at a time
 
 
@@ -241,27 +243,37 @@ def stored_values(values: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarra
 
 
 def estimate(base: Source, experts: Mapping[str, Source], scheme: str, settings: Mapping[str, Any]) -> Estimate:
-    """What a scheme would cost: bytes exactly (of a chosen budget, its share), the error of a sample of tensors."""
+    """What a scheme would cost: its bytes, and its error on a sample of the tensors.
+
+    Bytes are exact; where how a tensor is kept depends on its values, they are those of the sample, scaled up.
+
+    Raises:
+        RecipeError, SourceError: as `prepare`.
+    """
     chosen = get_scheme(scheme)
     common, own = settle(chosen, settings, list(experts))
     changed, absent = _changed(base, experts)
     whole = Packing(chosen, base, experts, common, own, changed, absent=absent)
     picked = _choose(Packing(chosen, base, experts, common, own, _sampled(whole), absent=absent))
-    missed = change = 0.0
-    for name in picked.changed:
-        for one in _sampled_squares(picked, name):
-            missed, change = missed + one[0], change + one[1]
-    whole = _choose(whole)
-    nbytes = sum(whole.nbytes.values())
-    return Estimate(scheme, nbytes, nbytes / whole.raw, (missed / change) ** 0.5 if change else 0.0)
+    pairs = [pair for name in picked.changed for pair in _sampled_squares(picked, name)]
+    missed, change = math.fsum(one for one, _ in pairs), math.fsum(one for _, one in pairs)
+    sizes = (whole if chosen.choose is None else picked).nbytes
+    if chosen.choose is not None:
+        elements = [sum(base.checkpoint[name].numel for name in part.changed) for part in (whole, picked)]
+        scaled = {key: round(sizes[key] * elements[0] / max(1, elements[1])) for key in ("shared", "experts")}
+        sizes = {**sizes, **scaled}
+    nbytes = sum(sizes.values())
+    return Estimate(scheme, nbytes, nbytes / whole.raw, math.sqrt(missed / change) if change else 0.0)
 
 
 def _sampled(packing: Packing) -> tuple[str, ...]:
-    """Some tensors, by a digest of their names, until there are enough elements."""
-    names, count = [], 0
-    for name in sorted(packing.changed, key=lambda name: hash_bytes(name.encode())):
-        names.append(name)
-        count += packing.base.checkpoint[name].numel
+    """Some tensors, by a digest of their names, until there are enough elements; very large ones are left out."""
+    sizes = {name: packing.base.checkpoint[name].numel for name in packing.changed}
+    small = [name for name in sizes if sizes[name] <= LARGE] or sorted(sizes, key=lambda name: sizes[name])[:1]
+    names, count = set[str](), 0
+    for name in sorted(small, key=lambda name: hash_bytes(name.encode())):
+        names.add(name)
+        count += sizes[name]
         if count >= SAMPLE:
             break
     return tuple(name for name in packing.changed if name in names)

@@ -176,13 +176,13 @@ def _open_pipeline(folder: Place) -> Checkpoint:
 def _find_unindexed(folder: Place) -> list[Place]:
     """The weight files of a folder that has neither an index nor the usual single file."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    if any(marker in names for marker in MEMBERS):
+        raise SourceError(f"{folder}: a pool of several models, not one; name one of them: {folder}#NAME")
     weights = [n for n in names if n.endswith(".safetensors")] or [n for n in names if n.endswith(PICKLE_SUFFIXES)]
     if len(weights) == 1 and not _NUMBERED.fullmatch(weights[0]):
         return [folder / weights[0]]
     if not weights:
         adapter = " It holds an adapter, not a model." if "adapter_config.json" in names else ""
-        if any(marker in names for marker in MEMBERS):
-            raise SourceError(f"{folder}: a pool of several models; name one of them: {folder}#NAME")
         raise SourceError(
             f"{folder}: no weights found; a model folder holds {SINGLE_FILES[0]}, {INDEX_FILES[0]} or one "
             f"weight file.{adapter}"
