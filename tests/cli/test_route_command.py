@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,43 +13,26 @@ import pytest
 from click.testing import Result
 
 from eutectic.evaluation.networks import structure
-from eutectic.pools.manifest import Core, Expert, Manifest, Stored, expert_file
-from eutectic.pools.twin import TWIN
-from eutectic.weights.checkpoint import open_checkpoint
-from eutectic.weights.digest import hash_file
-from eutectic.weights.files import SourceFile
+from eutectic.recipes.pooling import pack
 from eutectic.weights.safetensors import write_safetensors
-from eutectic.weights.statistics_folder import identity_of
 
 CONFIG = {"model_type": "eutectic-mlp", "input_size": 6, "hidden_sizes": [8], "num_labels": 3}
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """Two experts that differ from a random core in all tensors, kept whole."""
-    random, out = np.random.default_rng(0), tmp_path / "pool"
-    (out / "experts").mkdir(parents=True)
-    (out / "core").mkdir()
-    (out / "core" / "config.json").write_text(json.dumps(CONFIG))
+    """Two experts that differ from a random base in all tensors, kept whole."""
+    random, places = np.random.default_rng(0), {}
     shapes = {name: tuple(slot.shape) for name, slot in structure(CONFIG).named_parameters()}
-
-    def tensors(suffix: str = "") -> dict[str, np.ndarray]:
-        return {name + suffix: random.standard_normal(shape).astype("f4") for name, shape in shapes.items()}
-
-    write_safetensors(out / "core" / "model.safetensors", tensors())
-    experts = {}
-    for name in ("a", "b"):
-        path = out / expert_file(name)
-        write_safetensors(path, tensors("#whole"))
-        file = Stored(bytes=path.stat().st_size, blake3=hash_file(SourceFile(path)))
-        experts[name] = Expert(source="/nowhere", name=name, identity="", licence=None, file=file, error=0.0)
-    settings = {name: parameter.default for name, parameter in TWIN.parameters.items()} | {"share": 1.0}
-    core = Core(source="/nowhere", name="core", identity=identity_of(open_checkpoint(out / "core")), stored=True)
-    manifest = Manifest(
-        pool=1, eutectic="0", scheme="twin", settings=settings, core=core, shared=None, experts=experts, log=[]
-    )
-    (out / "pool.json").write_text(manifest.text())
-    return out
+    for name in ("base", "a", "b"):
+        tensors = {key: random.standard_normal(shape).astype("f4") for key, shape in shapes.items()}
+        places[name] = tmp_path / "models" / name
+        places[name].mkdir(parents=True)
+        write_safetensors(places[name] / "model.safetensors", tensors)
+        (places[name] / "config.json").write_text(json.dumps(CONFIG))
+    pack(places.pop("base"), places, tmp_path / "pool", scheme="twin", share=1.0)
+    shutil.rmtree(tmp_path / "models")
+    return tmp_path / "pool"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from twin_pools import pack_by_hand
+from twin_pools import pack_twin
 
 from eutectic.evaluation.networks import structure
 from eutectic.pools.pool import Pool
@@ -42,7 +42,7 @@ def digits_suite(digits: Path) -> dict[str, Any]:
 @pytest.fixture
 def digits_pool(digits: Path, digits_experts: dict[str, Path], tmp_path: Path) -> Pool:
     """A Twin pool of the three."""
-    return pack_by_hand(digits / "base", digits_experts, tmp_path / "pool")
+    return pack_twin(digits / "base", digits_experts, tmp_path / "pool")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def random_pool(tmp_path: Path) -> Callable[..., Pool]:
                      tensors.items()}  # fmt: skip
             write_safetensors(places[place] / "model.safetensors", moved)
             (places[place] / "config.json").write_text(json.dumps(config))
-        return pack_by_hand(places.pop("base"), places, tmp_path / "pool")
+        return pack_twin(places.pop("base"), places, tmp_path / "pool")
 
     return make
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from twin_pools import BYTES, ENCODER, pack_by_hand
+from twin_pools import BYTES, ENCODER, pack_twin
 
 from eutectic.errors import FormatError, OutputError, RecipeError, SourceError
 from eutectic.evaluation.suite import load_suite
@@ -66,8 +66,8 @@ def test_a_router_of_other_experts_is_refused(
 ) -> None:
     save_router(digits_pool, fit_pool(digits_pool, load_suite(digits_suite), QUICK, limit=40))
     raw = (digits_pool.path / FILE).read_bytes()
-    turned = pack_by_hand(digits / "base", dict(reversed(digits_experts.items())), tmp_path / "turned")
-    for other in (turned, pack_by_hand(digits / "base", digits_experts, tmp_path / "other", share=0.2)):
+    turned = pack_twin(digits / "base", dict(reversed(digits_experts.items())), tmp_path / "turned")
+    for other in (turned, pack_twin(digits / "base", digits_experts, tmp_path / "other", share=0.2)):
         (other.path / FILE).write_bytes(raw)
         with pytest.raises(SourceError, match="was fitted for other experts than the pool now has"):
             load_router(other)

@@ -132,7 +132,7 @@ def list_members(path: Path, as_json: bool) -> None:
     ])  # fmt: skip
     click.echo()
     rows = [
-        (name, expert.name, format_bytes(expert.file.bytes if expert.file is not None else 0), f"{expert.error:.4f}",
+        (name, expert.name, format_bytes(expert.file.bytes if expert.file is not None else 0), "of nothing" if expert.error is None else f"{expert.error:.4f}",
          expert.licence or "")
         for name, expert in facts.experts.items()
     ]  # fmt: skip

@@ -195,7 +195,8 @@ RMM = Scheme(
     reference="Alipour and Amiri 2025, Towards Reversible Model Merging For Low-rank Weights, arXiv 2510.14163",
     parameters={
         "budget": Parameter(
-            0.5, "Bytes, as a share of the experts' own factors; where they are spent is chosen layer by layer.",
+            0.0, "Bytes, as a share of the experts' own factors, spent where they help most; 0: half, or the least "
+            "that is possible.",
             least=0.0, most=1.0,
         ),
         "error": Parameter(

@@ -56,12 +56,13 @@ def choose(
         chosen = allot(offers, most_error=error**2 * square)
     else:
         least = sum(min(point.nbytes for point in points) for points in offers)
-        if least > settings["budget"] * whole:
+        share = settings["budget"] or max(0.5, least / max(1, whole))
+        if least > share * whole * (1 + 1e-12):
             raise RecipeError(
                 f"budget: {settings['budget']:g} of {whole} bytes is too little; "
                 f"the means alone take {least}, a share of {math.ceil(1000 * least / whole) / 1000:g}"
             )
-        chosen = allot(offers, most_bytes=settings["budget"] * whole)
+        chosen = allot(offers, most_bytes=max(least, share * whole))
     return {name: point.choice for name, point in zip(names, chosen, strict=True)}
 
 

@@ -54,7 +54,8 @@ class Expert(_Strict):
     """One expert: where it was packed from, its file, and how far from it the rebuilt one is.
 
     `file` is null where it differs from the core in nothing. `error` is the L2 norm of what the rebuilt tensors miss
-    over that of their deltas, measured when it was packed;
+    over that of their deltas, measured when it was packed (null: of
+    an expert that changes nothing, something is missed);
     `absent` are tensors of integers that differ and are taken from the core.
     """
 
@@ -63,7 +64,7 @@ class Expert(_Strict):
     identity: str
     licence: str | None
     file: Stored | None
-    error: float
+    error: float | None
     settings: dict[str, Any] = {}
     absent: list[str] = []
 

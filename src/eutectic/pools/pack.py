@@ -149,7 +149,7 @@ def write_core(packing: Packing, folder: Path, side: Side, threads: int | None) 
 
 def _write_parts(
     packing: Packing, folder: Path, core: Checkpoint, threads: int | None, report: Report | None
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Write the shared file and those of the experts; each expert's relative error."""
     shared = PartFile(folder / SHARED, packing.shared) if packing.shared else None
     each = {n: PartFile(folder / expert_file(n), packing.each) for n in packing.experts} if packing.each else {}
@@ -181,11 +181,11 @@ def _write_parts(
     return {name: relative(pairs) for name, pairs in squares.items()}
 
 
-def relative(pairs: Iterable[tuple[float, float]]) -> float:
-    """The norm of what is missed over that of the change, from squares; 0 where nothing changes."""
+def relative(pairs: Iterable[tuple[float, float]]) -> float | None:
+    """The norm of what is missed over that of the change, from squares; None where something is missed of no change."""
     found = list(pairs)
     missed, change = math.fsum(one for one, _ in found), math.fsum(one for _, one in found)
-    return math.sqrt(missed / change) if change else 0.0
+    return math.sqrt(missed / change) if change else None if missed else 0.0
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _run(work: Callable[[T], R], jobs: Iterator[T], threads: int | None, *, alon
 
 def write_expert(
     packing: Packing, pool: Pool, file: Path, threads: int | None = None, report: Report | None = None
-) -> float:
+) -> float | None:
     """Write the file of the one expert of `packing`, given what `pool` has stored; its relative error.
 
     Raises:

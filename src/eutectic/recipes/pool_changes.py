@@ -63,7 +63,7 @@ def _extended(pool: Pool, name: str, source: Source, threads: int | None, report
     target = pool.path / expert_file(name)
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
-    error = 0.0
+    error: float | None = 0.0
     try:
         if plain.each:
             error = write_expert(plain, pool, partial, threads, report)
