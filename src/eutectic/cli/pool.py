@@ -131,11 +131,11 @@ def list_members(path: Path, as_json: bool) -> None:
         ("bytes", format_bytes(sum(file.bytes for file in facts.files.values()))),
     ])  # fmt: skip
     click.echo()
-    rows = [
-        (name, expert.name, format_bytes(expert.file.bytes if expert.file is not None else 0), "of nothing" if expert.error is None else f"{expert.error:.4f}",
-         expert.licence or "")
-        for name, expert in facts.experts.items()
-    ]  # fmt: skip
+    rows = []
+    for name, expert in facts.experts.items():
+        own = format_bytes(0 if expert.file is None else expert.file.bytes)
+        error = "of nothing" if expert.error is None else f"{expert.error:.4f}"
+        rows.append((name, expert.name, own, error, expert.licence or ""))
     print_table(("member", "packed from", "own bytes", "error", "licence"), rows)
 
 
