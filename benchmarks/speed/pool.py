@@ -3,9 +3,9 @@
     python benchmarks/speed/pool.py [--size 0.1B] [--threads 2] [--runs 3] [--report]
 
 Whole processes, in turn, inputs in the page cache; start-up (that of packing a model of a few KB) is taken off in a
-column of its own. Packing reads the base and all experts: its rate is their bytes over the time. Getting a member back reads
-the base, the shared part and one file of bits and writes a model: its rate is the model's bytes over the time. The copy
-beside them is `cp` of the same bytes.
+column of its own. Packing reads the base and all experts: its rate is their bytes over the time. Getting a member back
+reads the base, the shared part and one file of bits and writes a model: its rate is the model's bytes over the time.
+The copy beside them is `cp` of the same bytes.
 """
 
 from __future__ import annotations
@@ -114,12 +114,13 @@ def main() -> None:
             f"| {name} | {nbytes / 1e9:.2f} | {cost.wall:.2f} | {cost.cpu:.2f} | {rates[0]:.2f} | {rates[1]:.2f} | "
             f"{cost.megabytes:.0f} | {share} | {verdict} |"
         )
+    command = f"python benchmarks/speed/pool.py --size {options.size} --threads {options.threads} --runs {options.runs}"
     formula = (2 + experts / 16) / (experts + 1)
     page = "\n".join([
         f"# Pools: {options.size}, {experts} experts, bfloat16", "",
         f"{cpu_model()}, {options.threads} threads, {datetime.date.today()}, commit {commit()}; load average {before}",
         f"before and {load()} after. Medians of {options.runs} runs in turn, inputs in the page cache:", "",
-        f"    python benchmarks/speed/pool.py --size {options.size} --threads {options.threads} --runs {options.runs}", "",
+        f"    {command}", "",
         "The goal is 1 GB of parameters a second, start-up taken off.",
         f"The formula of a TALL archive, (2 + T/16)/(T + 1), is {formula:.1%}.", "",
         "| | GB of parameters | wall s | CPU s | GB/s | GB/s without start-up | peak RSS MB | of all models | goal |",
