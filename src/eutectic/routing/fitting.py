@@ -195,7 +195,8 @@ def _features(reader: _Reader, tasks: list[DataTask], split: str, limit: int | N
 
 def _belongs_to(pool: Pool) -> dict[str, Any]:
     """What a router is fitted for: the core, and each expert's file."""
-    experts = [[name, expert.file.blake3] for name, expert in pool.manifest.experts.items()]
+    files = {name: expert.file for name, expert in pool.manifest.experts.items()}
+    experts = [[name, None if file is None else file.blake3] for name, file in files.items()]
     return {"core": pool.manifest.core.identity, "experts": experts}
 
 
