@@ -315,3 +315,10 @@ def test_a_full_disk_is_told_with_a_cure_that_there_is(
         eutectic.pack(family["base"], [str(family["a"])], tmp_path / "pool")
     assert "--resume" not in str(raised.value) and not (tmp_path / "pool").exists()
     assert not [path for path in tmp_path.iterdir() if "pool" in path.name]
+
+
+def test_a_pool_behind_a_link_is_changed_where_it_lies(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("pool")
+    assert list(remove(tmp_path / "link", ["a"])) == ["b"]
+    assert (tmp_path / "link").is_symlink() and list(open_pool(tmp_path / "pool")) == ["b"]
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]

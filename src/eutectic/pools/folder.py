@@ -71,7 +71,7 @@ def staged(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: `out` exists, or the folder cannot be made or put there.
     """
-    out = out.absolute()
+    out = out.resolve() if replaces else out.absolute()  # behind a link lies what is exchanged, not the link
     staging = staging_of(out)
     if not replaces and (out.is_symlink() or out.exists()):
         raise OutputError(f"{out} exists; choose another target or remove it")
