@@ -322,3 +322,13 @@ def test_a_pool_behind_a_link_is_changed_where_it_lies(pool: Pool, tmp_path: Pat
     assert list(remove(tmp_path / "link", ["a"])) == ["b"]
     assert (tmp_path / "link").is_symlink() and list(open_pool(tmp_path / "pool")) == ["b"]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+
+
+def test_integers_of_other_widths_are_compared_as_integers(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    weight = {"w": np.ones((4, 4), np.float32)}
+    base = make_model("ids", weight | {"ids": np.arange(5)})
+    same = make_model("ids32", {"w": weight["w"] * 2, "ids": np.arange(5, dtype=np.int32)})
+    other = make_model("ids7", {"w": weight["w"] * 2, "ids": np.arange(7, 12, dtype=np.int32)})
+    eutectic.pack(base, {"same": same}, tmp_path / "pool", scheme="bitdelta")
+    found = add(tmp_path / "pool", f"other={other}").manifest.experts
+    assert found["same"].absent == [] and found["other"].absent == ["ids"]
