@@ -25,7 +25,7 @@ def narrowed(values, code, raw):  # pragma: no cover - compiled
 
 @kernel
 def squares(base, expert, near, code):  # pragma: no cover - compiled
-    """(sum of (near - expert)^2, sum of (expert - base)^2) in float64; near rounded to a half type by `code`."""
+    """(sum of (near - expert)^2, of (expert - base)^2) in float64; near is rounded to a half type of `code` before."""
     missed, changed = 0.0, 0.0
     values, raw = np.empty(STEP, np.float32), np.empty(4 * STEP, np.uint8)
     for start in range(0, len(base), STEP):
