@@ -250,3 +250,85 @@ def test_names_of_members(pool: Pool, tmp_path: Path) -> None:
 def test_a_member_may_be_packed_again(pool: Pool, family: dict[str, Path], tmp_path: Path) -> None:
     again = eutectic.pack(family["base"], [f"{tmp_path / 'pool'}#a"], tmp_path / "again", scheme="rmm", error=0.0)
     assert list(again) == ["a"] and again.manifest.experts["a"].name == "pool#a"
+
+
+def test_a_pool_does_not_take_in_its_own_member(pool: Pool, tmp_path: Path) -> None:
+    before = (tmp_path / "pool" / "pool.json").read_bytes()
+    with pytest.raises(RecipeError, match="is a member of this pool"):
+        add(tmp_path / "pool", f"again={tmp_path / 'pool'}#a")
+    assert (tmp_path / "pool" / "pool.json").read_bytes() == before
+
+
+def test_a_lock_on_a_manifest_that_was_replaced_is_none(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def late(descriptor: int, how: int) -> None:  # another process ends its change just before
+        (tmp_path / "new").write_bytes((tmp_path / "pool" / "pool.json").read_bytes())
+        (tmp_path / "new").replace(tmp_path / "pool" / "pool.json")
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(OutputError, match="being changed by another process"):
+        remove(tmp_path / "pool", ["a"], keep_shared=True)
+    assert list(open_pool(tmp_path / "pool")) == ["a", "b"]
+
+
+def test_a_manifest_cannot_name_files_outside_the_pool(pool: Pool, tmp_path: Path) -> None:
+    manifest = tmp_path / "pool" / "pool.json"
+    document = json.loads(manifest.read_text())
+    document["experts"]["../../x"] = document["experts"].pop("a")
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(FormatError, match="cannot name an expert"):
+        open_pool(tmp_path / "pool")
+
+
+def test_names_given_twice_are_removed_once(pool: Pool, tmp_path: Path) -> None:
+    found = remove(tmp_path / "pool", ["a", "a"], keep_shared=True)
+    assert list(found) == ["b"] and found.manifest.log[-1].experts == ["a"]
+
+
+def test_what_a_killed_change_left_is_removed(family: dict[str, Path], pool: Pool, tmp_path: Path) -> None:
+    from eutectic.pools.folder import MARK
+    from eutectic.weights.sink import staging_of
+
+    staging = staging_of((tmp_path / "pool").absolute())
+    (tmp_path / "pool").rename(staging)  # as if killed after the exchange: the old pool lies beside its place
+    (staging / MARK).touch()
+    found = eutectic.pack(family["base"], [str(family["a"])], tmp_path / "pool")
+    assert list(found) == ["a"] and not staging.exists() and not (tmp_path / "pool" / MARK).exists()
+    add(tmp_path / "pool", str(family["b"]))
+    assert not staging.exists() and not (tmp_path / "pool" / MARK).exists()
+
+
+def test_a_full_disk_is_told_with_a_cure_that_there_is(
+    family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(EutecticError, match="no room left") as raised:
+        eutectic.pack(family["base"], [str(family["a"])], tmp_path / "pool")
+    assert "--resume" not in str(raised.value) and not (tmp_path / "pool").exists()
+    assert not [path for path in tmp_path.iterdir() if "pool" in path.name]
+
+
+def test_a_pool_behind_a_link_is_changed_where_it_lies(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("pool")
+    assert list(remove(tmp_path / "link", ["a"])) == ["b"]
+    assert (tmp_path / "link").is_symlink() and list(open_pool(tmp_path / "pool")) == ["b"]
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+
+
+def test_integers_of_other_widths_are_compared_as_integers(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    weight = {"w": np.ones((4, 4), np.float32)}
+    base = make_model("ids", weight | {"ids": np.arange(5)})
+    same = make_model("ids32", {"w": weight["w"] * 2, "ids": np.arange(5, dtype=np.int32)})
+    other = make_model("ids7", {"w": weight["w"] * 2, "ids": np.arange(7, 12, dtype=np.int32)})
+    eutectic.pack(base, {"same": same}, tmp_path / "pool", scheme="bitdelta")
+    found = add(tmp_path / "pool", f"other={other}").manifest.experts
+    assert found["same"].absent == [] and found["other"].absent == ["ids"]

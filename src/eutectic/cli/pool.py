@@ -70,7 +70,7 @@ def pack(
     source = open_reference(base)
     found = {name: open_reference(reference) for name, reference in named(experts).items()}
     packing = prepare(source, found, scheme, settings)  # refuses what cannot be packed, before any work
-    offers = [] if quiet and not dry_run else _offers(packing, list(SCHEMES), settings)
+    offers = [] if quiet and not (dry_run and as_json) else _offers(packing, list(SCHEMES), settings)
     if not as_json and not quiet:
         _show_offers(offers, packing)
     if dry_run:

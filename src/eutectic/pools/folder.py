@@ -35,8 +35,8 @@ class PartFile:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             os.ftruncate(self._file, nbytes)
         except OSError as error:
-            raise explain(error, nbytes, path.parent) from None
-        write_at(self._file, memoryview(header), 0, path.parent)
+            raise explain(error, nbytes, path.parent, resumes=False) from None
+        write_at(self._file, memoryview(header), 0, path.parent, resumes=False)
 
     @staticmethod
     def size(parts: Mapping[str, Part]) -> int:
@@ -47,7 +47,8 @@ class PartFile:
     def write(self, name: str, first: int, raw: np.ndarray) -> None:
         """Write the bytes of a part from entry `first` on."""
         if raw.size:
-            write_at(self._file, raw.data, self._offsets[name] + first * self.parts[name].dtype.size, self.path.parent)
+            at = self._offsets[name] + first * self.parts[name].dtype.size
+            write_at(self._file, raw.data, at, self.path.parent, resumes=False)
 
     def close(self, *, fsync: bool = True) -> None:
         """Flush and close the file."""
@@ -55,7 +56,7 @@ class PartFile:
             if fsync:
                 os.fsync(self._file)
         except OSError as error:
-            raise explain(error, 0, self.path.parent) from None
+            raise explain(error, 0, self.path.parent, resumes=False) from None
         finally:
             os.close(self._file)
 
@@ -70,25 +71,26 @@ def staged(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: `out` exists, or the folder cannot be made or put there.
     """
-    out = out.absolute()
+    out = out.resolve() if replaces else out.absolute()  # behind a link lies what is exchanged, not the link
     staging = staging_of(out)
     if not replaces and (out.is_symlink() or out.exists()):
         raise OutputError(f"{out} exists; choose another target or remove it")
     lock = _claim(staging)
     try:
         yield staging
-        (staging / MARK).unlink()
         if replaces:
+            (out / MARK).touch()  # what is staging after the exchange is ours to remove, too
             exchange_folders(staging, out)
         elif out.exists():
             raise OutputError(f"{out} appeared while packing; choose another target")
         else:
             staging.rename(out)
+        (out / MARK).unlink()
         _sync_folder(out.parent)
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
         os.close(lock)
 
 
@@ -116,16 +118,33 @@ def _claim(staging: Path) -> int:
     return lock
 
 
+def _remove(staging: Path) -> None:
+    """Remove a staging folder, its mark last: of what a killed run leaves of it, all is ours still."""
+    for entry in staging.iterdir() if staging.is_dir() else ():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != MARK:
+            entry.unlink(missing_ok=True)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
 def write_manifest(folder: Path, text: str) -> None:
-    """Write pool.json, last of all and in one step."""
+    """Write pool.json, last of all and in one step.
+
+    Raises:
+        OutputError, ResourceError: it cannot be written; the one that was there stays.
+    """
     fresh = folder / f"{FILE}.partial"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        write_at(descriptor, memoryview(text.encode()), 0, folder)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fresh.replace(folder / FILE)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            write_at(descriptor, memoryview(text.encode()), 0, folder, resumes=False)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        fresh.replace(folder / FILE)
+    except OSError as error:
+        raise explain(error, len(text), folder, resumes=False) from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -151,6 +151,9 @@ def read_manifest(folder: Path) -> Manifest:
         places = [".".join(map(str, fault["loc"])) or "the whole file" for fault in error.errors(include_url=False)]
         shown = ", ".join(list(dict.fromkeys(places))[:6])
         raise FormatError(f"{path}: missing, unknown or of the wrong kind: {shown}") from None
+    for name in found.experts:
+        if not _NAME.fullmatch(name):  # it is part of a file's name, which must lie in the pool
+            raise FormatError(f"{path}: {name!r:.80} cannot name an expert")
     odd = [name for name in found.experts if not _NAME.fullmatch(name)]
     odd += [name for name in found.core.files if ".." in Path(name).parts or Path(name).is_absolute()]
     if odd:

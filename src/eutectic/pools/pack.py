@@ -38,7 +38,7 @@ from eutectic.weights.digest import hash_file
 from eutectic.weights.files import SourceFile
 from eutectic.weights.statistics_folder import identity_of
 
-__all__ = ["Side", "entry_of", "hashed", "write_expert", "write_pool"]
+__all__ = ["Side", "entry_of", "stored_file", "write_expert", "write_pool"]
 
 Side = Mapping[str, bytes]  # files beside the core's weights, by name
 Report = Callable[[int], None]  # called with the bytes of sources that are done
@@ -92,7 +92,7 @@ def write_pool(
         experts = {
             name: Expert(
                 source=source.reference, name=source.name, identity=source.identity, licence=source.licence,
-                file=_stored(folder, expert_file(name)) if packing.each else None, error=measured[name],
+                file=stored_file(folder, expert_file(name)) if packing.each else None, error=measured[name],
                 settings=dict(packing.own[name]), absent=list(packing.absent.get(name, ())),
             )
             for name, source in packing.experts.items()
@@ -100,7 +100,7 @@ def write_pool(
         manifest = Manifest(
             pool=VERSION, eutectic=version("eutectic"), scheme=packing.scheme.name, settings=dict(packing.settings),
             tensors={name: dict(found) for name, found in packing.tensors.items()}, core=kept,
-            base=base if own_core else None, shared=_stored(folder, SHARED) if packing.shared else None,
+            base=base if own_core else None, shared=stored_file(folder, SHARED) if packing.shared else None,
             experts=experts, log=[],
         )  # fmt: skip
         line = entry_of(manifest, action, list(about if about is not None else packing.experts))
@@ -287,9 +287,10 @@ def hashed(folder: Path, start: str) -> dict[str, Stored]:
     """The files below ``folder/start``, by their names there."""
     below = folder / start
     names = sorted(path.relative_to(below).as_posix() for path in below.rglob("*") if path.is_file())
-    return {name: _stored(folder, start + name) for name in names}
+    return {name: stored_file(folder, start + name) for name in names}
 
 
-def _stored(folder: Path, name: str) -> Stored:
+def stored_file(folder: Path, name: str) -> Stored:
+    """A file below the folder as it lies there."""
     file = SourceFile(folder / name)
     return Stored(bytes=file.size, blake3=hash_file(file))

@@ -15,7 +15,7 @@ import numpy as np
 
 from eutectic.errors import RecipeError, SourceError
 from eutectic.ops.element_kernels import squares
-from eutectic.pools.elements import read_finite, read_values, rounded
+from eutectic.pools.elements import read_finite, read_part, read_values, rounded
 from eutectic.pools.folder import PartFile
 from eutectic.pools.pool import cut
 from eutectic.pools.scheme import Part, Parts, Scheme, Settings, Span, get_scheme, settle
@@ -26,7 +26,7 @@ from eutectic.weights.statistics_folder import identity_of
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
 __all__ = [
-    "Encoded", "Estimate", "Packing", "Source", "differ", "encode_span", "estimate", "measured_squares", "prepare",
+    "Encoded", "Estimate", "Packing", "Source", "changes", "encode_span", "estimate", "measured_squares", "prepare",
     "spans_of", "stored_values",
 ]  # fmt: skip
 
@@ -133,7 +133,7 @@ def prepare(base: Source, experts: Mapping[str, Source], scheme: str, settings: 
     if not experts:
         raise RecipeError("a pool needs an expert at least")
     common, own = settle(chosen, settings, list(experts))
-    changed, absent = _changed(base, experts)
+    changed, absent = changes(base, experts)
     packing = Packing(chosen, base, experts, common, own, changed, absent=absent)
     return _choose(packing)
 
@@ -149,14 +149,18 @@ def _choose(packing: Packing) -> Packing:
     )  # fmt: skip
 
 
-def _changed(base: Source, experts: Mapping[str, Source]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """The tensors of floats that some expert changes; of each expert those of other types that it has otherwise."""
+def changes(base: Source, experts: Mapping[str, Source]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The tensors of floats that some expert changes; of each expert those of other types that it has otherwise.
+
+    Raises:
+        SourceError: a tensor is missing, of another shape or kind, or not of the base.
+    """
     for label, source in experts.items():
         _check_fit(base, label, source)
     changed: list[str] = []
     absent: dict[str, list[str]] = {label: [] for label in experts}
     for name, ref in base.checkpoint.items():
-        different = [label for label, source in experts.items() if differ(ref, source.checkpoint[name])]
+        different = [label for label, source in experts.items() if _differ(ref, source.checkpoint[name])]
         if different and ref.dtype.floating:
             changed.append(name)
         else:
@@ -183,16 +187,16 @@ def _check_fit(base: Source, label: str, source: Source) -> None:
             raise SourceError(f"expert {label}: {name!r} is {other[name].dtype}, in the base {ref.dtype}")
 
 
-def differ(one: TensorRef, other: TensorRef) -> bool:
+def _differ(one: TensorRef, other: TensorRef) -> bool:
     """Whether two tensors of one shape hold other values; reading stops at the first difference."""
     if one is other:
         return False
     if _place(one) is not None and _place(one) == _place(other):
         return False
     if one.dtype != other.dtype:
+        read = read_values if one.dtype.floating and other.dtype.floating else read_part
         return any(
-            not np.array_equal(read_values(one, at, to), read_values(other, at, to))
-            for at, to in _pieces(one.numel, COMPARED // 4)
+            not np.array_equal(read(one, at, to), read(other, at, to)) for at, to in _pieces(one.numel, COMPARED // 4)
         )
     return any(one.read(at, to) != other.read(at, to) for at, to in _pieces(one.numel, COMPARED // one.dtype.size))
 
@@ -264,7 +268,7 @@ def estimate(base: Source, experts: Mapping[str, Source], scheme: str, settings:
     """
     chosen = get_scheme(scheme)
     common, own = settle(chosen, settings, list(experts))
-    changed, absent = _changed(base, experts)
+    changed, absent = changes(base, experts)
     whole = Packing(chosen, base, experts, common, own, changed, absent=absent)
     picked = _choose(Packing(chosen, base, experts, common, own, _sampled(whole), absent=absent))
     pairs = [pair for name in picked.changed for pair in _sampled_squares(picked, name)]

@@ -11,13 +11,14 @@ from typing import Any
 
 from eutectic.errors import OutputError, RecipeError, SourceError, nearest
 from eutectic.pools.folder import write_manifest
-from eutectic.pools.manifest import EXPERTS, FILE, Core, Expert, Manifest, expert_file
-from eutectic.pools.pack import Side, entry_of, hashed, write_expert, write_pool
-from eutectic.pools.packing import Packing, Source, differ, prepare
+from eutectic.pools.manifest import FILE, Core, Expert, Manifest, expert_file
+from eutectic.pools.pack import Side, entry_of, stored_file, write_expert, write_pool
+from eutectic.pools.packing import Packing, Source, changes, prepare
 from eutectic.pools.pool import Pool, open_pool
 from eutectic.pools.scheme import settle
 from eutectic.recipes.pooling import Report, named, open_reference
 from eutectic.recipes.provenance import SIDE_FILES, read_files
+from eutectic.weights.member import MemberPath
 
 __all__ = ["add", "remove"]
 
@@ -46,6 +47,11 @@ def add(
         if name in pool:
             raise RecipeError(f"{folder}: has a member {name!r} already; remove it first, or name this one otherwise")
         source = open_reference(reference)
+        if isinstance(source.checkpoint.path, MemberPath) and source.checkpoint.path.folder.samefile(folder):
+            raise RecipeError(
+                f"{folder}: {reference} is a member of this pool, which could not be made again from itself; "
+                "write it as a model with `eutectic pool get`, and add that"
+            )
         if pool.scheme.extend is None or recompute:
             return _again(pool, [*pool], "add", [name], {name: source}, threads=threads, report=report)
         return _extended(pool, name, source, threads, report)
@@ -70,10 +76,10 @@ def _extended(pool: Pool, name: str, source: Source, threads: int | None, report
             partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
-    kept = hashed(pool.path, f"{EXPERTS}/") if plain.each else {}
+    kept = stored_file(pool.path, expert_file(name)) if plain.each else None
     entry = Expert(
         source=source.reference, name=source.name, identity=source.identity, licence=source.licence,
-        file=kept.get(target.name), error=error, settings=dict(plain.own[name]),
+        file=kept, error=error, settings=dict(plain.own[name]),
         absent=list(plain.absent.get(name, ())),
     )  # fmt: skip
     return _rewritten(pool, facts.model_copy(update={"experts": {**facts.experts, name: entry}}), "add", [name])
@@ -84,20 +90,8 @@ def _prepare(pool: Pool, core: Source, name: str, source: Source) -> Packing:
     facts = pool.manifest
     _, own = settle(pool.scheme, {}, [name])
     plain = Packing(pool.scheme, core, {name: source}, facts.settings, own, (), facts.tensors)
-    for tensor, ref in core.checkpoint.items():
-        other = source.checkpoint.get(tensor)
-        if other is None or other.shape != ref.shape:
-            is_ = "missing" if other is None else str(list(other.shape))
-            raise SourceError(f"expert {name}: {tensor!r} is {is_}; in the pool it is {list(ref.shape)}")
-    more = [tensor for tensor in source.checkpoint if tensor not in core.checkpoint]
-    if more:
-        raise SourceError(f"expert {name} has the tensor {more[0]!r}, which the pool lacks")
-    different = [tensor for tensor, ref in core.checkpoint.items() if differ(ref, source.checkpoint[tensor])]
-    changed = tuple(tensor for tensor in different if core.checkpoint[tensor].dtype.floating)
-    rest = tuple(tensor for tensor in different if tensor not in changed)
-    return Packing(
-        plain.scheme, core, plain.experts, plain.settings, own, changed, plain.tensors, {name: rest} if rest else {}
-    )
+    changed, absent = changes(core, plain.experts)
+    return Packing(plain.scheme, core, plain.experts, plain.settings, own, changed, plain.tensors, absent)
 
 
 def remove(
@@ -119,6 +113,7 @@ def remove(
         somebody else changes the pool.
     """
     folder = Path(path)
+    names = list(dict.fromkeys(names))
     with _locked(folder):
         pool = open_pool(folder)
         for name in names:
@@ -130,10 +125,10 @@ def remove(
             raise RecipeError(f"{folder}: no member would stay; remove the folder instead")
         depends = pool.scheme.extend is None or pool.scheme.core is not None
         if depends and not keep_shared:
-            return _again(pool, left, "remove", list(names), {}, threads=threads, report=report)
+            return _again(pool, left, "remove", names, {}, threads=threads, report=report)
         facts = pool.manifest
         experts = {name: facts.experts[name] for name in left}
-        found = _rewritten(pool, facts.model_copy(update={"experts": experts}), "remove", list(names))
+        found = _rewritten(pool, facts.model_copy(update={"experts": experts}), "remove", names)
         for name in names:
             (folder / expert_file(name)).unlink(missing_ok=True)
         return found
@@ -204,6 +199,8 @@ def _locked(folder: Path) -> Iterator[None]:
         raise OutputError(f"{folder} cannot be changed: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(folder / FILE)):  # noqa: PTH116  replaced since
+            raise BlockingIOError
         yield
     except BlockingIOError:
         raise OutputError(f"{folder} is being changed by another process; wait for it") from None

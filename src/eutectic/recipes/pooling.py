@@ -62,6 +62,8 @@ def named(references: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
         if not mark or "/" in name or os.path.exists(text):  # noqa: PTH110  (never raises)
             name, reference = Path(text.rpartition("+")[2] or text).name.removesuffix(".safetensors"), text
             name = name.rpartition("#")[2]
+        if not reference:
+            raise RecipeError(f"{text!r} names no model; an expert is PATH or NAME=PATH")
         if check_name(name) in found:
             raise RecipeError(f"two experts are called {name!r}; name them apart with NAME=PATH")
         found[name] = reference

@@ -50,7 +50,8 @@ def verify_pool(path: str | os.PathLike[str]) -> Checked:
             problems.append(f"{name}: its bytes differ from what was written")
     known = set(pool.manifest.files)
     here = {f"{EXPERTS}/{entry.name}" for entry in (folder / EXPERTS).glob("*")}
-    problems += [f"{name}: is no part of the pool" for name in sorted(here - known)]
+    cure = "a killed change may have left it; remove it"
+    problems += [f"{name}: is no part of the pool: {cure}" for name in sorted(here - known)]
     if not problems:
         problems += _faults(pool)
     return Checked(len(pool.manifest.files), nbytes, tuple(problems))
