@@ -20,6 +20,7 @@ SAYS = {
         "regmean: README.md, config.json",
     ),
     "inspect_and_diff.py": ("base: 6 tensors, 85,002 parameters, 340,008 bytes", "base against itself: identical"),
+    "keep_experts.py": ("5 experts in 32% of the bytes of six models", "invert: rebuilt", "left: upright, flip, shift"),
     "measure_without_writing.py": ("lambda 0.2  validation", "best lambda"),
     "merge.py": ("merged: README.md, config.json, model.safetensors, recipe.lock.json", "accuracy on flip: base"),
     "merge_adapters.py": (

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eutectic.recipes.merge import plan as plan
     from eutectic.recipes.plan import Options as Options
     from eutectic.recipes.plan import Plan as Plan
+    from eutectic.recipes.pooling import pack as pack
     from eutectic.recipes.verify import verify as verify
     from eutectic.weights.checkpoint import Checkpoint as Checkpoint
     from eutectic.weights.tensor_ref import TensorRef as TensorRef
@@ -47,6 +48,7 @@ _HOMES = {
     "merge": "recipes.merge",
     "merge_method": "methods.method",
     "merge_state_dicts": "methods.state_dicts",
+    "pack": "recipes.pooling",
     "plan": "recipes.merge",
     "verify": "recipes.verify",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "merge_method",
     "merge_state_dicts",
     "open",
+    "pack",
     "plan",
     "verify",
 ]
@@ -73,7 +76,8 @@ def open(source: Any, **options: Any) -> Checkpoint:
     """A lazy `Checkpoint`: of a model folder or weight file, or of a recipe (which merges when it is read).
 
     Args:
-        source: a path to a folder, a weight file, a recipe file or a lock file; or a recipe as a mapping.
+        source: a path to a folder, a weight file, a recipe file or a lock file; a pool's member, ``POOL#NAME``; or a
+            recipe as a mapping.
         options: for a recipe, fields of `Options`, such as ``seed=1``.
 
     >>> eutectic.open("models/base")["model.norm.weight"].shape          # doctest: +SKIP

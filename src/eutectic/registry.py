@@ -1,14 +1,29 @@
-"""Plug-ins: objects that other installed packages offer under an entry-point group."""
+"""Plug-ins of other installed packages, and what opens folders that hold several models in a form of their own."""
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from eutectic.errors import EutecticError
 
-__all__ = ["Plugins"]
+__all__ = ["MEMBERS", "Plugins", "keeper_of"]
+
+# the file by which such a folder is known: the module that opens it, imported when one is met. The module has
+# open_member(folder, name) -> Checkpoint, and member_facts(folder, name) -> (folder of side files, licence or None)
+MEMBERS = {"pool.json": "eutectic.pools.pool"}
+
+
+def keeper_of(folder: Path) -> Any:
+    """The module that opens the models that a folder keeps by name; None for any other folder."""
+    for marker, module in MEMBERS.items():
+        if os.path.isfile(folder / marker):  # noqa: PTH113  (never raises)
+            return import_module(module)
+    return None
 
 
 class Plugins:

@@ -30,6 +30,8 @@ COMMANDS = {
     "evaluate": ("eutectic.cli.evaluate:evaluate", "Measure models, recipes and endpoints on a suite of tasks."),
     "blame": ("eutectic.cli.blame:blame", "Find which expert and which layers made a merge worse."),
     "bisect": ("eutectic.cli.bisect:bisect", "Find by halving what made a merge worse."),
+    "pool": ("eutectic.cli.pool:pool", "Keep a base and many experts in one folder, each to be had back."),
+    "route": ("eutectic.cli.route:route", "Choose experts of a pool for each input, by a learned router."),
     "stats": ("eutectic.cli.stats:stats", "Collect statistics of models on data, for methods that need them."),
     "fit": ("eutectic.cli.fit:fit", "Learn a recipe's weights from data, by gradients through the merge."),
     "study": ("eutectic.cli.study:study", "Compare merge methods on families of experts, by a protocol."),

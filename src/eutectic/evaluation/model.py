@@ -18,6 +18,7 @@ from eutectic.recipes.vocabulary import folder_of
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.digest import hash_bytes
 from eutectic.weights.files import Place, is_folder
+from eutectic.weights.member import MemberPath
 
 if TYPE_CHECKING:
     import torch
@@ -76,9 +77,11 @@ class Model:
     def home(self) -> Place | None:
         """The folder whose tokenizer and configuration are the model's."""
         if isinstance(self.checkpoint, Plan):
-            return folder_of(self.checkpoint.tree.reference)
-        path = self.checkpoint.path
-        return None if path is None else path if is_folder(path) else path.parent
+            place = folder_of(self.checkpoint.tree.reference)
+        else:
+            path = self.checkpoint.path
+            place = path if path is None or is_folder(path) else path.parent
+        return place.side if isinstance(place, MemberPath) else place
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -121,6 +124,11 @@ class Model:
             with tempfile.TemporaryDirectory(prefix="eutectic-") as scratch:
                 target = Path(scratch) / "model"
                 merge(self.checkpoint.recipe, target, self.checkpoint.options)
+                yield target
+        elif isinstance(path, MemberPath):
+            with tempfile.TemporaryDirectory(prefix="eutectic-") as scratch:
+                target = Path(scratch) / "model"
+                merge({"merge_method": "passthrough", "models": [{"model": str(path)}]}, target)
                 yield target
         else:
             raise SourceError(f"{self.label}: this task needs a model folder on this machine")

@@ -15,6 +15,7 @@ from typing import Any
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods import get_method
+from eutectic.pools.manifest import CORE, FILE, read_manifest
 from eutectic.recipes.lock import is_lock, load_lock
 from eutectic.recipes.references import Reference
 from eutectic.recipes.schema import Recipe, Source, load_recipe
@@ -25,7 +26,9 @@ __all__ = ["alone", "experts_of", "recipe_of", "without", "without_in"]
 
 
 def recipe_of(source: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
-    """What names a merge of experts as a recipe: a recipe, its file or a lock file, or a mapping.
+    """What names a merge of experts as a recipe: a recipe, its file or a lock file, a mapping, or a pool.
+
+    A pool stands for the sum of its members' deltas, task arithmetic at weight 1.
 
     Raises:
         RecipeError: it is none, or it has faults.
@@ -34,11 +37,26 @@ def recipe_of(source: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Re
         return source
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
+        if (path / FILE).is_file():
+            return _sum_of(path)
         if path.is_dir():
             raise RecipeError(f"{path}: a folder, not a recipe; name the recipe that it was merged from")
         if path.suffix == ".json" and is_lock(path):
             return load_lock(path)[0]
     return load_recipe(source, check=check_parameters)
+
+
+def _sum_of(folder: Path) -> Recipe:
+    facts = read_manifest(folder)
+    base = (folder / CORE) if facts.core.stored else Path(facts.core.source)
+    if facts.base is not None:
+        raise RecipeError(
+            f"{folder}: a pool of scheme {facts.scheme} holds a shared expert, not the base that a sum needs; "
+            "write a recipe of its sources"
+        )
+    members = [{"model": f"{folder.absolute()}#{name}", "parameters": {"weight": 1.0}} for name in facts.experts]
+    document = {"merge_method": "task_arithmetic", "base_model": str(base.absolute()), "models": members}
+    return load_recipe(document, check=check_parameters)
 
 
 def experts_of(recipe: Recipe) -> dict[str, Reference]:
@@ -56,7 +74,7 @@ def experts_of(recipe: Recipe) -> dict[str, Reference]:
     if not found:
         raise RecipeError("the recipe names no model besides its base")
     whole = [ref if isinstance(ref, str) else ref.name or f"recipe {at}" for at, ref in enumerate(found, 1)]
-    short = [Path(text).name or text for text in whole]
+    short = [Path(text.rpartition("#")[2]).name or text for text in whole]
     names = [a if short.count(a) == 1 else b for a, b in zip(short, whole, strict=True)]
     names = [n if names.count(n) == 1 else f"{n} ({at})" for at, n in enumerate(names, 1)]
     return dict(zip(names, found, strict=True))

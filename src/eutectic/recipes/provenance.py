@@ -28,12 +28,13 @@ from eutectic.weights import digest
 from eutectic.weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, read_json
 from eutectic.weights.files import Place, RemotePath, open_file
 from eutectic.weights.lora import ADAPTER_FILES
+from eutectic.weights.member import MemberPath
 from eutectic.weights.quantized.dequantise import dense_config, native_of
 from eutectic.weights.sink import Shard
 
 __all__ = [
-    "CARD", "LOCK", "RECIPE", "Parent", "adapter_files", "cached_identity", "fingerprint", "front_matter",
-    "lock_document", "parents_of", "public_base", "public_name", "side_files",
+    "CARD", "LOCK", "RECIPE", "SIDE_FILES", "Parent", "adapter_files", "cached_identity", "fingerprint", "front_matter",
+    "licence_of", "lock_document", "parents_of", "public_base", "public_name", "read_files", "side_files",
 ]  # fmt: skip
 
 RECIPE = "recipe.yaml"
@@ -76,9 +77,14 @@ def _place_of(leaf: Leaf) -> Place:
 
 
 def _parent(path: Place, nbytes: int) -> Parent:
+    return Parent(*public_name(path), licence_of(path), nbytes)
+
+
+def licence_of(path: Place) -> str | None:
+    """The licence that a source's model card states, if it states one."""
     folder = path if path.is_dir() else path.parent
-    licence = front_matter(folder / CARD).get("license")
-    return Parent(*public_name(path), licence if isinstance(licence, str) else None, nbytes)
+    licence = path.licence if isinstance(path, MemberPath) else front_matter(folder / CARD).get("license")
+    return licence if isinstance(licence, str) else None
 
 
 def cached_identity(path: Path) -> tuple[str, str] | None:
@@ -236,11 +242,11 @@ def _copied(plan: Plan) -> dict[str, bytes]:
         return {}  # a lone weight file among a project's own files
     if "" not in plan.components:
         return _copied_pipeline(plan, Path(str(folder)))
-    files = _read_files(folder, SIDE_FILES)
+    files = read_files(folder, SIDE_FILES)
     source: dict[str, bytes] = {}
     if unified is not None:
         if unified.source.folder != folder:
-            source = _read_files(unified.source.folder, SIDE_FILES)
+            source = read_files(unified.source.folder, SIDE_FILES)
             kept = {name: content for name, content in files.items() if not _matches(name, TOKENIZER_FILES)}
             files = {**kept, **{name: content for name, content in source.items() if _matches(name, TOKENIZER_FILES)}}
         files = with_tokens(files, unified.fresh)
@@ -256,10 +262,10 @@ def _copied(plan: Plan) -> dict[str, bytes]:
 
 def _copied_pipeline(plan: Plan, folder: Path) -> dict[str, bytes]:
     """The side files of a pipeline and of its components: schedulers and tokenizers as they are."""
-    files = _read_files(folder, PIPELINE_FILES)
+    files = read_files(folder, PIPELINE_FILES)
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
-            found = _read_files(entry, PIPELINE_FILES)
+            found = read_files(entry, PIPELINE_FILES)
             if entry.name in plan.components and "config.json" in found:
                 found["config.json"] = _config(plan, entry / "config.json", found["config.json"], None)
             files |= {f"{entry.name}/{name}": content for name, content in found.items()}
@@ -270,7 +276,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _read_files(folder: Place, patterns: tuple[str, ...]) -> dict[str, bytes]:
+def read_files(folder: Place, patterns: tuple[str, ...]) -> dict[str, bytes]:
     """The small files of a folder whose names match; weights are none of them."""
     files: dict[str, bytes] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):

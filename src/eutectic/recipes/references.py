@@ -1,6 +1,7 @@
 """References: how a recipe names a model, and where a name points.
 
-A path, a URL, a repository of the hub, a model with an adapter, mergekit's mappings of these, or a recipe in place.
+A path, a URL, a pool's member, a repository of the hub, a model with an adapter, mergekit's mappings of these, or a
+recipe in place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from eutectic.recipes.faults import FILE, MERGEKIT, NOTHING, PATH, RECIPE
 from eutectic.recipes.values import PathText
 from eutectic.weights.files import Place
 from eutectic.weights.locate import is_remote_text, locate
+from eutectic.weights.member import MemberPath, member_at
 
 if TYPE_CHECKING:
     from eutectic.recipes.schema import Recipe
@@ -106,6 +108,10 @@ def resolve(reference: str, recipe: Recipe | None = None) -> Place:
     except RuntimeError:  # "~nobody/model"
         path = Path(reference)
     folder = None if recipe is None else recipe.folder
+    if "#" in reference:
+        for place in (path, *(() if folder is None else (folder / path,))):
+            if (member := member_at(place)) is not None:
+                return member
     if folder is not None and not os.path.exists(path) and os.path.exists(folder / path):  # noqa: PTH110  no raise
         return folder / path
     return path if str(path) != str(Path(reference)) else locate(reference)
@@ -121,6 +127,6 @@ def resolve_model(reference: str, recipe: Recipe | None = None) -> tuple[Place, 
     if not plus or not model or not adapter:
         return resolve(reference, recipe), None
     whole = None if is_remote_text(reference) else resolve(reference, recipe)
-    if isinstance(whole, Path) and os.path.exists(whole):  # noqa: PTH110  (never raises)
+    if isinstance(whole, MemberPath) or (isinstance(whole, Path) and os.path.exists(whole)):  # noqa: PTH110  no raise
         return whole, None
     return resolve(model, recipe), resolve(adapter, recipe)

@@ -13,27 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eutectic.errors import MethodError, RecipeError, SourceError
+from eutectic.errors import MethodError, RecipeError
 from eutectic.methods import get_method
 from eutectic.methods.method import Method
 from eutectic.recipes.adapter_sources import absent_from, check_adapters, check_words
 from eutectic.recipes.document import Location
 from eutectic.recipes.groups import Group, bind, faults_of, groups_of, place_of, settings_of
 from eutectic.recipes.opened import Opened
+from eutectic.recipes.opening import absent, open_source, real
 from eutectic.recipes.references import RECIPE_SUFFIXES, Reference, resolve_model
 from eutectic.recipes.schema import Recipe, SliceSource, Source, load_recipe
 from eutectic.recipes.settings import Settings
 from eutectic.recipes.source_statistics import statistics_of
-from eutectic.weights.adapter import open_adapted
-from eutectic.weights.adapter_delta import Changes, open_changes
-from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
+from eutectic.weights.adapter_delta import Changes
+from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.dtypes import DType, dtype_of
 from eutectic.weights.files import Place, RemotePath
 from eutectic.weights.keymap import presented_as
-from eutectic.weights.lora import is_lone_adapter
-from eutectic.weights.quantized.dequantise import open_dequantised
-from eutectic.weights.quantized.scheme import scheme_of
-from eutectic.weights.quantized.tensor import DequantisedTensor
 from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["Leaf", "Merge", "Node", "Part", "Stack", "Tree", "build_tree", "check_parameters", "expand"]
@@ -274,12 +270,12 @@ class _Builder:
             return path
         for wanted in (path, adapter):
             if isinstance(wanted, Path) and not os.path.exists(wanted):  # noqa: PTH110  (never raises)
-                raise _absent(reference, wanted, recipe)
+                raise absent(reference, wanted, recipe)
         path, adapter = self.pin(path), None if adapter is None else self.pin(adapter)
-        key = (_real(path), None if adapter is None else _real(adapter))
+        key = (real(path), None if adapter is None else real(adapter))
         if key not in self.checkpoints:
             as_stored = self.copies
-            found, words = self.opened.get((*key, as_stored), lambda: _open(path, adapter, as_stored=as_stored))
+            found, words = self.opened.get((*key, as_stored), lambda: open_source(path, adapter, as_stored=as_stored))
             self.stored[key] = found
             self.lead = found if self.lead is None else self.lead
             named = found if isinstance(found, Changes) else presented_as(found, self.lead)
@@ -302,10 +298,6 @@ class _Builder:
         return self.pinned[str(place)]
 
 
-def _real(place: Place) -> Place:
-    return place.resolve() if isinstance(place, Path) else place
-
-
 def _reference_of(node: Node) -> Leaf:
     while not isinstance(node, Leaf):
         node = node.reference
@@ -319,36 +311,11 @@ def _words_about_tokens(recipe: Recipe) -> dict[str, Any]:
     return {**words, **({"chat_template": recipe.chat_template} if recipe.chat_template else {})}
 
 
-def _absent(reference: str, wanted: Path, recipe: Recipe) -> SourceError:
-    what = reference if str(wanted) in (reference, str(Path(reference))) else f"{reference}: {wanted}"
-    if wanted.is_absolute():
-        return SourceError(f"{what}: no such folder or file")
-    beside = f" or in {recipe.folder}" if recipe.folder else ""
-    return SourceError(
-        f"{what}: no such folder or file in the current directory{beside}. A model of the hub is named by org/name "
-        "or org/name@revision."
-    )
-
-
 def _only_copies(recipe: Recipe) -> bool:
     """Whether a recipe does nothing to the tensors of one model, so that codes may stay codes."""
     same = recipe.merge_method == "passthrough" and len(recipe.models) == 1 and recipe.base_model is None
     changes = (recipe.dtype, recipe.out_dtype, recipe.tokenizer, recipe.tokenizer_source)
     return same and not any(changes) and not recipe.parameters and not recipe.models[0].parameters
-
-
-def _open(path: Place, adapter: Place | None, *, as_stored: bool) -> tuple[Checkpoint, str | None]:
-    """A source, and how it is stored where it is quantised and read as the dense model that it stands for."""
-    if adapter is None and is_lone_adapter(path):
-        return open_changes(path), None
-    checkpoint = open_checkpoint(path)
-    scheme = None if as_stored and adapter is None else scheme_of(checkpoint)
-    words = None
-    if scheme is not None:
-        checkpoint = open_dequantised(checkpoint)
-        coded = any(isinstance(ref, DequantisedTensor) for ref in checkpoint.values())
-        words = scheme.words if coded else f"no codes, though config.json says {scheme.words}"
-    return checkpoint if adapter is None else open_adapted(checkpoint, adapter), words
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eutectic.errors import FormatError, SourceError
+from eutectic.registry import MEMBERS
 from eutectic.weights.files import Place, RemotePath, SourceFile, is_folder, open_file
 from eutectic.weights.locate import locate
+from eutectic.weights.member import MemberPath
 from eutectic.weights.safetensors import read_header
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
@@ -95,7 +97,7 @@ def open_checkpoint(path: str | os.PathLike[str] | RemotePath) -> Checkpoint:
     index; failing these, the one weight file (or complete series of shards) that lies there. A folder with
     model_index.json is a pipeline of diffusers: all of its models, their tensors called ``unet/name``. torch zip files
     (.bin, .pt, .pth, .ckpt) go through a restricted reader that runs no code. A text may also be a URL or a hub id
-    (`locate` says which); a path never is.
+    (`locate` says which), or name a pool's member; a path never is.
 
     Raises:
         SourceError: nothing there, no weights, a missing shard.
@@ -104,6 +106,8 @@ def open_checkpoint(path: str | os.PathLike[str] | RemotePath) -> Checkpoint:
     place = locate(path)
     if isinstance(place, RemotePath):
         place = place.pinned()
+    if isinstance(place, MemberPath):
+        return place.open_member()
     if is_folder(place):
         return _open_folder(place)
     if place.suffix == ".json" and place.name in INDEX_FILES:
@@ -172,6 +176,8 @@ def _open_pipeline(folder: Place) -> Checkpoint:
 def _find_unindexed(folder: Place) -> list[Place]:
     """The weight files of a folder that has neither an index nor the usual single file."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    if any(marker in names for marker in MEMBERS):
+        raise SourceError(f"{folder}: a pool of several models, not one; name one of them: {folder}#NAME")
     weights = [n for n in names if n.endswith(".safetensors")] or [n for n in names if n.endswith(PICKLE_SUFFIXES)]
     if len(weights) == 1 and not _NUMBERED.fullmatch(weights[0]):
         return [folder / weights[0]]

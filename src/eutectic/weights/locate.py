@@ -1,4 +1,4 @@
-"""What a reference means: a path, a URL, or a model of the hub. A path that exists wins."""
+"""What a reference means: a path, a URL, a pool's member, or a model of the hub. A path that exists wins."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eutectic.errors import SourceError
 from eutectic.weights.files import Place, RemotePath
+from eutectic.weights.member import member_at
 
 __all__ = ["is_remote_text", "locate"]
 
@@ -24,8 +25,9 @@ def is_remote_text(reference: str) -> bool:
 def locate(reference: str | os.PathLike[str] | RemotePath) -> Place:
     """Where a reference points. Nothing is asked of any server yet.
 
-    A text is a URL (``https://``, ``http://``, ``s3://``), else a path that exists, else a model of the hub
-    (``org/name``, ``org/name@revision``) where it has that form, else a path that does not exist.
+    A text is a URL (``https://``, ``http://``, ``s3://``), else a path that exists, else a member of a pool
+    (``POOL#NAME``), else a model of the hub (``org/name``, ``org/name@revision``) where it has that form, else a path
+    that does not exist.
 
     Raises:
         SourceError: a URL of another kind, or one that carries a key.
@@ -47,6 +49,8 @@ def locate(reference: str | os.PathLike[str] | RemotePath) -> Place:
         from eutectic.weights.url import UrlPath
 
         return UrlPath.parse(reference)
+    if "#" in reference and (member := member_at(reference)) is not None:
+        return member
     hub = _HUB.fullmatch(reference)
     if hub is None or os.path.exists(reference):  # noqa: PTH110  (never raises)
         return Path(reference)

@@ -107,17 +107,18 @@ def staging_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def explain(error: OSError, nbytes: int, staging: Path) -> OutputError | ResourceError:
-    """A failed write in words: what failed where, and what to do."""
+def explain(error: OSError, nbytes: int, staging: Path, *, resumes: bool = True) -> OutputError | ResourceError:
+    """A failed write in words: what failed where, and what to do; `resumes` where the command has --resume."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
             f"no room left while writing {nbytes:,} bytes under {staging} ({error.strerror}). "
-            "Free some space, then run the same command with --resume."
+            f"Free some space, then run the same command {'with --resume' if resumes else 'again'}."
         )
-    return OutputError(f"writing under {staging} failed: {error.strerror}; --resume continues once mended")
+    cure = "--resume continues once mended" if resumes else "mend it and run the same command again"
+    return OutputError(f"writing under {staging} failed: {error.strerror}; {cure}")
 
 
-def write_at(descriptor: int, data: memoryview, offset: int | None, staging: Path) -> None:
+def write_at(descriptor: int, data: memoryview, offset: int | None, staging: Path, *, resumes: bool = True) -> None:
     """Write all of `data` at `offset` (None: at the end), however many calls it takes."""
     done = 0
     try:
@@ -130,7 +131,7 @@ def write_at(descriptor: int, data: memoryview, offset: int | None, staging: Pat
                 raise OSError(errno.EIO, "the file system takes no more bytes")
             done += wrote
     except OSError as error:
-        raise explain(error, data.nbytes, staging) from None
+        raise explain(error, data.nbytes, staging, resumes=resumes) from None
 
 
 def read_runs(descriptor: int, offset: int, nbytes: int) -> Iterator[memoryview]:
