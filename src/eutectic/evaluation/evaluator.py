@@ -18,7 +18,7 @@ from eutectic.evaluation.suite import Suite, load_suite
 from eutectic.evaluation.tasks.task import Task
 from eutectic.recipes.merge import RecipeLike, plan
 from eutectic.recipes.opened import Opened
-from eutectic.recipes.options import Options
+from eutectic.recipes.options import DEFAULT_MEMORY, Options
 from eutectic.recipes.references import RECIPE_SUFFIXES
 from eutectic.recipes.schema import Recipe
 from eutectic.recipes.semantics import one_thread
@@ -37,7 +37,7 @@ class Evaluator:
         suite: a `Suite`, a suite file, or a family's folder.
         ledger: a file in which every measurement is kept and looked for first; None: only in memory.
         held_bytes: of sources' tensors to keep in memory between recipes.
-        options: how recipes are merged.
+        options: how recipes are merged; by default with half of the free memory, as measuring holds a model anyway.
 
     A task that fails (its data is missing, its program ends with an error, the model answers NaN) gives a `Failure`;
     the others go on.
@@ -53,7 +53,7 @@ class Evaluator:
     ) -> None:
         self.suite = suite if isinstance(suite, Suite) else load_suite(suite)
         self.ledger = None if ledger is None else Ledger(Path(ledger))
-        self.options = options or Options()
+        self.options = options or Options(max_memory=max(DEFAULT_MEMORY, available_memory() // 2))
         self.opened = Opened(held_bytes)
         self._known: dict[str, Scores] = {}
 
