@@ -24,6 +24,7 @@ from eutectic.recipes.schema import Recipe
 from eutectic.recipes.semantics import one_thread
 from eutectic.weights.adapter import open_adapted
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
+from eutectic.weights.readahead import available_memory
 
 __all__ = ["Evaluator", "evaluate"]
 
