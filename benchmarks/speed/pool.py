@@ -2,8 +2,8 @@
 
     python benchmarks/speed/pool.py [--size 0.1B] [--threads 2] [--runs 3] [--report]
 
-Whole processes, in turn, inputs in the page cache; start-up (that of packing a model of a few KB) is taken off in a column
-of its own. Packing reads the base and all experts: its rate is their bytes over the time. Getting a member back reads
+Whole processes, in turn, inputs in the page cache; start-up (that of packing a model of a few KB) is taken off in a
+column of its own. Packing reads the base and all experts: its rate is their bytes over the time. Getting a member back reads
 the base, the shared part and one file of bits and writes a model: its rate is the model's bytes over the time. The copy
 beside them is `cp` of the same bytes.
 """
@@ -70,7 +70,7 @@ def copied(source: Path, out: Path) -> Cost:
     """`cp` of a model's weights."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
-    return measured(["cp", "-r", str(source), str(out)], 1)
+    return measured([shutil.which("cp") or "cp", "-r", str(source), str(out)], 1)
 
 
 def median(costs: list[Cost]) -> Cost:
@@ -118,8 +118,9 @@ def main() -> None:
     page = "\n".join([
         f"# Pools: {options.size}, {experts} experts, bfloat16", "",
         f"{cpu_model()}, {options.threads} threads, {datetime.date.today()}, commit {commit()}; load average {before}",
-        f"before and {load()} after. `python benchmarks/speed/pool.py --size {options.size} --threads {options.threads}`:",
-        f"medians of {options.runs} runs in turn; the goal is 1 GB of parameters a second, start-up taken off.",
+        f"before and {load()} after. Medians of {options.runs} runs in turn, inputs in the page cache:", "",
+        f"    python benchmarks/speed/pool.py --size {options.size} --threads {options.threads} --runs {options.runs}", "",
+        "The goal is 1 GB of parameters a second, start-up taken off.",
         f"The formula of a TALL archive, (2 + T/16)/(T + 1), is {formula:.1%}.", "",
         "| | GB of parameters | wall s | CPU s | GB/s | GB/s without start-up | peak RSS MB | of all models | goal |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|", *rows, "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eutectic.ops.codec_kernels import decode, encode, kernel
+from eutectic.ops.codec_kernels import STEP, decode, encode, kernel
 
 __all__ = ["narrowed", "squares", "widened"]
 
@@ -24,12 +24,22 @@ def narrowed(values, code, raw):  # pragma: no cover - compiled
 
 
 @kernel
-def squares(base, expert, near):  # pragma: no cover - compiled
-    """(sum of (near - expert)^2, sum of (expert - base)^2) in float64, over flat arrays."""
+def squares(base, expert, near, code):  # pragma: no cover - compiled
+    """(sum of (near - expert)^2, of (expert - base)^2) in float64; near is rounded to a half type of `code` before."""
     missed, changed = 0.0, 0.0
-    for i in range(len(base)):
-        off = np.float64(near[i]) - np.float64(expert[i])
-        delta = np.float64(expert[i]) - np.float64(base[i])
-        missed += off * off
-        changed += delta * delta
+    values, raw = np.empty(STEP, np.float32), np.empty(4 * STEP, np.uint8)
+    for start in range(0, len(base), STEP):
+        m = min(STEP, len(base) - start)
+        low, high, found = base[start : start + m], expert[start : start + m], near[start : start + m]
+        if code < 2:
+            for i in range(m):
+                values[i] = np.float32(found[i])
+            encode(values.view(np.uint32), m, raw, code, 0)
+            decode(raw, code, 0, m, values.view(np.uint32))
+        for i in range(m):
+            own = np.float64(high[i])
+            off = (np.float64(values[i]) if code < 2 else np.float64(found[i])) - own
+            delta = own - np.float64(low[i])
+            missed += off * off
+            changed += delta * delta
     return missed, changed

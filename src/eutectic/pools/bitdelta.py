@@ -29,13 +29,14 @@ def _parts(shape: tuple[int, ...], dtype: DType, count: int, settings: Mapping[s
 
 def _total(span: Span, core: np.ndarray, expert: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
     """Sum of |tau| of each row (or of the tensor), of this stretch."""
-    size = np.abs(np.subtract(expert, core, dtype=np.float64))
-    rows = _rows(span.shape, settings)
-    if rows == 1:
-        return size.sum(keepdims=True)
-    sums = np.zeros(rows)
-    found = size.reshape(-1, span.row).sum(1)
-    sums[span.start // span.row : span.start // span.row + len(found)] = found
+    from eutectic.pools.mask_kernels import add_sizes
+
+    sums = np.zeros(_rows(span.shape, settings))
+    if len(sums) == 1:
+        add_sizes(core, expert, max(1, len(core)), sums)
+    else:
+        first = span.start // span.row
+        add_sizes(core, expert, span.row, sums[first : first + len(core) // span.row])
     return sums
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from eutectic.ops.codec_kernels import inner, kernel
 
-__all__ = ["add_delta", "add_masked", "add_signed", "dominant", "negative"]
+__all__ = ["add_delta", "add_masked", "add_signed", "add_sizes", "dominant", "negative"]
 
 STEP = 2048  # elements at a time: what is kept of them stays in the first-level cache
 GATHER = 0x0102040810204080  # brings bit 0 of eight bytes together in the top byte of a product
@@ -21,6 +21,16 @@ def add_delta(total, core, expert):  # pragma: no cover - compiled
     """total (float64) += expert - core."""
     for i in range(len(total)):
         total[i] += np.float64(expert[i]) - np.float64(core[i])
+
+
+@kernel
+def add_sizes(core, expert, wide, sums):  # pragma: no cover - compiled
+    """sums[row] += sum of |expert - core| over the row, in float64; whole rows of `wide`, from the first."""
+    for row in range(len(sums)):
+        total = 0.0
+        for i in range(row * wide, min((row + 1) * wide, len(core))):
+            total += abs(np.float64(expert[i]) - np.float64(core[i]))
+        sums[row] += total
 
 
 @kernel

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eutectic.errors import RecipeError
-from eutectic.pools.elements import read_finite, read_values, rounded
+from eutectic.pools.elements import read_finite, read_part, read_values, rounded
 from eutectic.pools.folder import PartFile, staged, write_manifest
 from eutectic.pools.manifest import (
     CORE,
@@ -30,7 +30,7 @@ from eutectic.pools.manifest import (
     check_name,
     expert_file,
 )
-from eutectic.pools.packing import Encoded, Packing, encode_span, spans_of
+from eutectic.pools.packing import Encoded, Packing, encode_span, measured_squares, spans_of, stored_values
 from eutectic.pools.pool import Pool, cut, open_pool
 from eutectic.pools.scheme import Part, Span
 from eutectic.weights.checkpoint import Checkpoint, open_checkpoint
@@ -257,10 +257,6 @@ def write_expert(
     source = packing.experts[name].checkpoint
 
     def encode(job: _Job) -> tuple[float, float]:
-        from eutectic.ops.element_kernels import squares
-        from eutectic.pools.elements import read_part
-        from eutectic.pools.packing import stored_values
-
         tensor, span = job.tensor, job.span
         shared_parts, own_parts = packing.parts(tensor)
         shared = {
@@ -276,10 +272,9 @@ def write_expert(
         for suffix, part in own_parts.items():
             written.write(f"{tensor}#{suffix}", part.stretch(span)[0], mine[suffix][0])
         near = packing.scheme.decode(span, here, shared, {k: v for k, (_, v) in mine.items()}, settings)
-        again = Part(core.dtype, near.shape).widened(rounded(near, core.dtype))
         if report is not None:
             report(span.numel * core.dtype.size * 2)
-        return squares(here, values.astype(here.dtype, copy=False), again)
+        return measured_squares(here, values.astype(here.dtype, copy=False), near, core.dtype)
 
     try:
         alone = packing.scheme.encodes == "tensor"

@@ -21,10 +21,14 @@ from eutectic.pools.pool import cut
 from eutectic.pools.scheme import Part, Parts, Scheme, Settings, Span, get_scheme, settle
 from eutectic.weights.checkpoint import Checkpoint
 from eutectic.weights.digest import hash_bytes
+from eutectic.weights.dtypes import DType
 from eutectic.weights.statistics_folder import identity_of
 from eutectic.weights.tensor_ref import StoredTensor, TensorRef
 
-__all__ = ["Encoded", "Estimate", "Packing", "Source", "differ", "encode_span", "estimate", "prepare", "stored_values"]
+__all__ = [
+    "Encoded", "Estimate", "Packing", "Source", "differ", "encode_span", "estimate", "measured_squares", "prepare",
+    "spans_of", "stored_values",
+]  # fmt: skip
 
 SAMPLE = 1 << 20  # elements of which the error is foretold
 LARGE = 1 << 23  # elements of a tensor that is not among them
@@ -215,7 +219,10 @@ def encode_span(
     base = read_finite(packing.base.checkpoint[tensor], span.start, span.stop, "the base")
     wide = np.float64 if dtype.name == "F64" else np.float32
     experts = [values.astype(wide, copy=False) for values in experts]
-    here = core if isinstance(core, np.ndarray) else read_values(core, span.start, span.stop)
+    if isinstance(core, np.ndarray):
+        here = core
+    else:
+        here = base if scheme.core is None else read_values(core, span.start, span.stop)
     if scheme.reads == "tensors":
         shared, own = scheme.encode(span, core, refs, settings, totals)
     else:
@@ -227,13 +234,18 @@ def encode_span(
         mine = {key: stored_values(arrays[key], part) for key, part in own_parts.items()}
         near = scheme.decode(span, here, {k: v for k, (_, v) in kept.items()},
                              {k: v for k, (_, v) in mine.items()}, chosen)  # fmt: skip
-        measured.append(squares(base, expert, _again(near, dtype)))
+        measured.append(measured_squares(base, expert, near, dtype))
         found.append({key: raw for key, (raw, _) in mine.items()})
     return Encoded({key: raw for key, (raw, _) in kept.items()}, found, measured)
 
 
-def _again(values: np.ndarray, dtype: Any) -> np.ndarray:
-    return Part(dtype, values.shape).widened(rounded(values, dtype))
+def measured_squares(base: np.ndarray, expert: np.ndarray, near: np.ndarray, dtype: DType) -> tuple[float, float]:
+    """The squared error of what is rebuilt, as it is rounded, and the squared norm of the change."""
+    if dtype.size == 1:  # fp8: rounded here, as the kernel knows halves only
+        near = Part(dtype, near.shape).widened(rounded(near, dtype))
+    if dtype.name == "F32":
+        near = near.astype(np.float32, copy=False)
+    return squares(base, expert, near, dtype.code)
 
 
 def stored_values(values: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray]:

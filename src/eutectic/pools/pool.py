@@ -21,7 +21,7 @@ from eutectic.weights.tensor_ref import TensorRef
 
 __all__ = ["MemberTensor", "Pool", "cut", "member_facts", "open_member", "open_pool"]
 
-BLOCK = 1 << 18  # elements that are worked on at a time, where the scheme allows it
+BLOCK = 1 << 17  # elements that are worked on at a time, where the scheme allows it: they stay in the caches
 HELD = 8  # whole parts kept, of the tensors read last
 
 
