@@ -330,10 +330,10 @@ def report(runs: Sequence[Run], split: str, seconds: float) -> str:
     lines = [
         f"# Pools, and R-TSVM under outliers, {time.strftime('%Y-%m-%d')}", "",
         "`python benchmarks/quality/pools.py --family ... --report`", "",
-        f"{packages}; {seconds:.0f} s. Scores are of {split} data, means over the families of a section. The claims were",
-        "registered in [claims.md](../../docs/claims.md). *Share kept*: the mean over tasks of the score divided by the",
-        "expert's (the inverse where lower is better), with 95% intervals. *Of the gain*: the sum over tasks of what is",
-        "gained over the base, divided by that of the experts.", "",
+        f"{packages}; {seconds:.0f} s. Scores are of {split} data, means over the families of a section. The claims",
+        "were registered in [claims.md](../../docs/claims.md). *Share kept*: the mean over tasks of the score divided",
+        "by the expert's (the inverse where lower is better), with 95% intervals. *Of the gain*: the sum over tasks of",
+        "what is gained over the base, divided by that of the experts.", "",
     ]  # fmt: skip
     groups: dict[str, list[Run]] = {}
     for run in runs:
