@@ -1,6 +1,6 @@
 """Pools against the experts that were packed, and R-TSVM against TSV-M where one expert's change has outliers.
 
-    python benchmarks/quality/pools.py [--family FOLDER ...] [--report]
+    python benchmarks/quality/pools.py [--family FOLDER ...] [--without router] [--without outliers] [--report [NAME]]
 
 Without --family the image families of docs/claims.md are built first: digits, in-basin and far, seeds 0 to 2. The
 claims, their tests and thresholds were registered there ("Pools", "R-TSVM under outliers") before the first run.
@@ -78,8 +78,8 @@ class Run:
         return sum(eutectic.open(path).nbytes for path in (self.bench.base, *self.bench.experts.values()))
 
 
-def measure_family(family: Family, folder: Path, split: str) -> Run:
-    """Every scheme and every merge on one family."""
+def measure_family(family: Family, folder: Path, split: str, without: Sequence[str] = ()) -> Run:
+    """Every scheme and every merge on one family, `without` the router (and what it is held against) or outliers."""
     with Evaluator(family.suite) as evaluator:
         run = Run(Bench(family, evaluator, folder))
         bench, owners = run.bench, set(run.bench.owners.values())
@@ -112,13 +112,16 @@ def measure_family(family: Family, folder: Path, split: str) -> Run:
         twin = packed("twin", bench.experts, scheme="twin")
         if any(task.expert is None for task in bench.tasks):
             return run  # nothing to route by, and no expert of one task
-        _route(run, twin, split, add)
         adapters = {name: f"{bench.base}+{path}" for name, path in family.adapters.items()}
         add("packed", own_tasks(bench, adapters or bench.experts, split))
         half = packed("rmm", adapters or bench.experts, scheme="rmm", budget=0.5)
         whole = packed("rmm-whole", adapters or bench.experts, scheme="rmm", budget=1.0)
         run.factors = parts(half) / parts(whole)
-        merged("task_arithmetic")
+        if "router" not in without:
+            _route(run, twin, split, add)
+            merged("task_arithmetic")
+        if "outliers" in without:
+            return run
         harmed = with_outliers(bench, folder / "harmed")
         for name in ("tsv_m", "r_tsvm", CLIPPED.id):
             merged(name)
@@ -288,7 +291,9 @@ def section(title: str, runs: Sequence[Run]) -> list[str]:
         )
     lines.append("")
     if first.routed:
-        lines += [*_router(runs, tasks), *_basis(runs, summary)]
+        lines += _router(runs, tasks)
+    if "rmm" in summary.ids:
+        lines += _basis(runs, summary)
     return lines
 
 
@@ -324,12 +329,12 @@ def shown(interval: results.Interval, *, signed: bool = False) -> str:
     return f"{interval.value:{form}} ({interval.low:{form}} to {interval.high:{form}})"
 
 
-def report(runs: Sequence[Run], split: str, seconds: float) -> str:
+def report(runs: Sequence[Run], split: str, seconds: float, options: str) -> str:
     """The page."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("eutectic", "torch", "numpy", "scikit-learn"))
     lines = [
         f"# Pools, and R-TSVM under outliers, {time.strftime('%Y-%m-%d')}", "",
-        "`python benchmarks/quality/pools.py --family ... --report`", "",
+        f"`python benchmarks/quality/pools.py{options}`", "",
         f"{packages}; {seconds:.0f} s. Scores are of {split} data, means over the families of a section. The claims",
         "were registered in [claims.md](../../docs/claims.md). *Share kept*: the mean over tasks of the score divided",
         "by the expert's (the inverse where lower is better), with 95% intervals. *Of the gain*: the sum over tasks of",
@@ -349,18 +354,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure pools and R-TSVM on families.")
     parser.add_argument("--family", action="append", type=Path, help="a family's folder; repeatable")
     parser.add_argument("--split", default="test", choices=("test", "validation"), help="what is reported")
-    parser.add_argument("--report", action="store_true", help="write the page under benchmarks/reports")
+    parser.add_argument("--without", action="append", default=[], choices=("router", "outliers"), help="leave it out")
+    parser.add_argument("--report", nargs="?", const="", metavar="NAME", help="write a page under benchmarks/reports")
     arguments = parser.parse_args()
     begun, runs = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as scratch:
         folders = arguments.family or list(build(Path(scratch)))
         for number, folder in enumerate(folders):
-            runs.append(measure_family(load_family(folder), Path(scratch) / f"run-{number}", arguments.split))
+            at = Path(scratch) / f"run-{number}"
+            runs.append(measure_family(load_family(folder), at, arguments.split, arguments.without))
             print(f"{folder}: measured after {time.perf_counter() - begun:.0f} s", flush=True)
-        page = report(runs, arguments.split, time.perf_counter() - begun)
+        options = [f" --family {folder.name}" for folder in arguments.family or ()]
+        options += [f" --without {part}" for part in arguments.without]
+        page = report(runs, arguments.split, time.perf_counter() - begun, "".join(options))
     print(page)
-    if arguments.report:
-        (REPORTS / f"pools_{time.strftime('%Y-%m-%d')}.md").write_text(page, encoding="utf-8")
+    if arguments.report is not None:
+        name = f"pools_{arguments.report}_" if arguments.report else "pools_"
+        (REPORTS / f"{name}{time.strftime('%Y-%m-%d')}.md").write_text(page, encoding="utf-8")
 
 
 def build(folder: Path) -> Iterator[Path]:
