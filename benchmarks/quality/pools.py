@@ -1,6 +1,6 @@
 """Pools against the experts that were packed, and R-TSVM against TSV-M where one expert's change has outliers.
 
-    python benchmarks/quality/pools.py [--family FOLDER ...] [--without router] [--without outliers] [--report [NAME]]
+    python benchmarks/quality/pools.py [--family FOLDER ...] [--without PART ...] [--report [NAME]]
 
 Without --family the image families of docs/claims.md are built first: digits, in-basin and far, seeds 0 to 2. The
 claims, their tests and thresholds were registered there ("Pools", "R-TSVM under outliers") before the first run.
@@ -43,6 +43,7 @@ REPORTS = Path(__file__).resolve().parent.parent / "reports"
 SEEDS, REGIMES = (0, 1, 2), ("in-basin", "far")
 LAMBDAS = (0.2, 0.3, 0.4, 0.5, 0.6)
 OUTLIERS, DEVIATIONS = 0.01, 10.0
+PARTS = ("tall", "bitdelta", "rmm", "router", "outliers")
 METHODS = {candidate.id: candidate for candidate in CANDIDATES}
 CLIPPED = dataclasses.replace(METHODS["r_tsvm"], name="r_tsvm_clip", parameters={"outlier": "clip"})
 LABELS = {
@@ -79,7 +80,7 @@ class Run:
 
 
 def measure_family(family: Family, folder: Path, split: str, without: Sequence[str] = ()) -> Run:
-    """Every scheme and every merge on one family, `without` the router (and what it is held against) or outliers."""
+    """Every scheme and every merge on one family, `without` some of PARTS (and what they are held against)."""
     with Evaluator(family.suite) as evaluator:
         run = Run(Bench(family, evaluator, folder))
         bench, owners = run.bench, set(run.bench.owners.values())
@@ -105,18 +106,21 @@ def measure_family(family: Family, folder: Path, split: str, without: Sequence[s
         add("experts", own_tasks(bench, bench.experts, split))
         run.bytes["experts"] = run.raw
         add("base", bench.outcomes(bench.base, split, "base", bench.tasks))
-        lambdas = best_lambdas(bench, folder)
-        run.chosen["tall"] = "λ " + ", ".join(f"{value:g}" for name, value in lambdas.items() if name in owners)
-        packed("tall", bench.experts, scheme="tall", mask_lambda=list(lambdas.values()))
-        packed("bitdelta", bench.experts, scheme="bitdelta")
+        if "tall" not in without:
+            lambdas = best_lambdas(bench, folder)
+            run.chosen["tall"] = "λ " + ", ".join(f"{value:g}" for name, value in lambdas.items() if name in owners)
+            packed("tall", bench.experts, scheme="tall", mask_lambda=list(lambdas.values()))
+        if "bitdelta" not in without:
+            packed("bitdelta", bench.experts, scheme="bitdelta")
         twin = packed("twin", bench.experts, scheme="twin")
         if any(task.expert is None for task in bench.tasks):
             return run  # nothing to route by, and no expert of one task
-        adapters = {name: f"{bench.base}+{path}" for name, path in family.adapters.items()}
-        add("packed", own_tasks(bench, adapters or bench.experts, split))
-        half = packed("rmm", adapters or bench.experts, scheme="rmm", budget=0.5)
-        whole = packed("rmm-whole", adapters or bench.experts, scheme="rmm", budget=1.0)
-        run.factors = parts(half) / parts(whole)
+        if "rmm" not in without:
+            adapters = {name: f"{bench.base}+{path}" for name, path in family.adapters.items()}
+            add("packed", own_tasks(bench, adapters or bench.experts, split))
+            half = packed("rmm", adapters or bench.experts, scheme="rmm", budget=0.5)
+            whole = packed("rmm-whole", adapters or bench.experts, scheme="rmm", budget=1.0)
+            run.factors = parts(half) / parts(whole)
         if "router" not in without:
             _route(run, twin, split, add)
             merged("task_arithmetic")
@@ -234,11 +238,10 @@ def claims_of(runs: Sequence[Run], summary: Summary) -> Iterator[tuple[str, str,
         found = shares.interval(row)
         if found is not None:
             yield id, f"{LABELS[row]}: keeps at least {least:.0%}", found, verdict(found, least)
-    if "rmm" not in summary.ids:
-        return
-    gain = gain_kept(runs, summary, "rmm")
-    kept = results.Interval(value=gain.value, low=gain.low, high=gain.high)
-    yield "P5", "RMM, half the storage: at least 89% of the gain", kept, verdict(kept, 0.89)
+    if "rmm" in summary.ids:
+        gain = gain_kept(runs, summary, "rmm")
+        kept = results.Interval(value=gain.value, low=gain.low, high=gain.high)
+        yield "P5", "RMM, half the storage: at least 89% of the gain", kept, verdict(kept, 0.89)
     pairs = {
         "P3": ("twin-router", "task_arithmetic", 0.03, "at least 3 points better than tuned task arithmetic"),
         "R1": ("r_tsvm-outliers", "tsv_m-outliers", 0.0, "better than TSV-M"),
@@ -354,7 +357,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure pools and R-TSVM on families.")
     parser.add_argument("--family", action="append", type=Path, help="a family's folder; repeatable")
     parser.add_argument("--split", default="test", choices=("test", "validation"), help="what is reported")
-    parser.add_argument("--without", action="append", default=[], choices=("router", "outliers"), help="leave it out")
+    parser.add_argument("--without", action="append", default=[], choices=PARTS, help="leave it out")
     parser.add_argument("--report", nargs="?", const="", metavar="NAME", help="write a page under benchmarks/reports")
     arguments = parser.parse_args()
     begun, runs = time.perf_counter(), []
