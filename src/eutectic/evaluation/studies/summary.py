@@ -65,10 +65,10 @@ class Summary:
                 points.setdefault(row, []).append(float(value[column]))
                 found.setdefault(row, []).append(draws[:, column])
         whole = {row: parts for row, parts in found.items() if len(parts) == len(self.families)}
-        replicates = {row: self._over_families(parts) for row, parts in whole.items()}
+        replicates = {row: self.over_families(parts) for row, parts in whole.items()}
         return Replicates({row: fmean(points[row]) for row in whole}, replicates)
 
-    def _over_families(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    def over_families(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Replicates of the mean over families from those of each: families are drawn, then their samples."""
         count = len(parts)
         if count == 1:
@@ -138,7 +138,7 @@ class Summary:
                     for column, row in enumerate(whole):
                         parts.setdefault(row.id, []).append((float(table[:, column].mean()), draws[:, column]))
             found[task.name] = {
-                row: _rounded(interval_of(fmean(p for p, _ in of), self._over_families([draws for _, draws in of])))
+                row: _rounded(interval_of(fmean(p for p, _ in of), self.over_families([draws for _, draws in of])))
                 for row, of in parts.items()
                 if len(of) == len(self.families)
             }
