@@ -61,11 +61,14 @@ def pack(
     Before anything is written, a table says for every scheme how many bytes it takes and how far the rebuilt experts
     would be from the originals: the norm of what they miss over that of their changes, on a sample of the tensors.
     """
+    from eutectic.pools.folder import refuse_target
     from eutectic.pools.pack import write_pool
     from eutectic.pools.packing import prepare
     from eutectic.pools.scheme import SCHEMES
     from eutectic.recipes.pooling import named, open_reference, side_of
 
+    if not dry_run:
+        refuse_target(out)
     settings = _settings(pairs)
     source = open_reference(base)
     found = {name: open_reference(reference) for name, reference in named(experts).items()}
@@ -127,7 +130,7 @@ def list_members(path: Path, as_json: bool) -> None:
     print_fields([
         ("scheme", f"{facts.scheme}: {opened.scheme.summary}"),
         ("settings", ", ".join(f"{key} {value}" for key, value in facts.settings.items()) or "none"),
-        ("base" if facts.base is None else "shared expert", f"{facts.core.name}, {stored}"),
+        ("base", f"{facts.core.name}, {stored}") if facts.base is None else ("shared expert", "in the pool"),
         ("bytes", format_bytes(sum(file.bytes for file in facts.files.values()))),
     ])  # fmt: skip
     click.echo()
@@ -148,10 +151,13 @@ def list_members(path: Path, as_json: bool) -> None:
 @json_option
 def get(path: Path, name: str, out: Path, force: bool, quiet: bool, as_json: bool) -> None:
     """Write the member NAME of POOL as a model folder. As POOL#NAME it can be used without."""
+    from eutectic.errors import OutputError
     from eutectic.pools.pool import open_member
     from eutectic.recipes.merge import merge
 
     open_member(path, name)
+    if out.exists() and not force:
+        raise OutputError(f"{out} exists; --force replaces it")
     recipe = {"merge_method": "passthrough", "models": [{"model": f"{path}#{name}"}]}
     merge(recipe, out, force=force)
     if as_json:

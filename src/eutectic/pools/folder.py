@@ -18,7 +18,7 @@ from eutectic.weights.exchange import exchange_folders
 from eutectic.weights.safetensors import build_header
 from eutectic.weights.sink import explain, staging_of, write_at
 
-__all__ = ["PartFile", "staged", "write_manifest"]
+__all__ = ["PartFile", "refuse_target", "staged", "write_manifest"]
 
 MARK = ".pool"  # in a staging folder from its first moment: it is ours to remove
 
@@ -61,6 +61,16 @@ class PartFile:
             os.close(self._file)
 
 
+def refuse_target(out: Path) -> None:
+    """Refuse a target that exists.
+
+    Raises:
+        OutputError: it does.
+    """
+    if out.is_symlink() or out.exists():
+        raise OutputError(f"{out} exists; choose another target or remove it")
+
+
 @contextmanager
 def staged(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     """A folder beside `out` to write a pool into; it becomes `out` in one step when all went well, else it goes.
@@ -73,8 +83,8 @@ def staged(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     """
     out = out.resolve() if replaces else out.absolute()  # behind a link lies what is exchanged, not the link
     staging = staging_of(out)
-    if not replaces and (out.is_symlink() or out.exists()):
-        raise OutputError(f"{out} exists; choose another target or remove it")
+    if not replaces:
+        refuse_target(out)
     lock = _claim(staging)
     try:
         yield staging

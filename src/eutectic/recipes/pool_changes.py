@@ -169,7 +169,7 @@ def _core_source(pool: Pool) -> Source:
 
 def _same(pool: Pool, fact: Core | Expert, what: str) -> Source:
     """The source that a member or the base was packed from, found to be the same."""
-    cure = "bring it back, or see --keep-shared (of remove); the pool is as it was"
+    cure = "bring it back (remove --keep-shared does without); the pool is as it was"
     try:
         source = open_reference(fact.source)
     except SourceError as error:
