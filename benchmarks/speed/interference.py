@@ -16,25 +16,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from checkpoints import family
+from cost import Cost, measured
 from machine import commit, cpu_model, load, slug
-from paths import REPORTS, SPEED, WORK
+from paths import REPORTS, WORK
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 PLANNED = ("consensus", "emr", "localize_and_stitch", "pcb")
 MODEL_SCOPE = ("localize_and_stitch", "pcb")
-
-
-class Cost(NamedTuple):
-    """What a process took: seconds by the clock and of the processors, and its largest resident set."""
-
-    wall: float
-    cpu: float
-    megabytes: float
 
 
 # ---------------------------------------------------------------- the dense side
@@ -101,18 +93,6 @@ def dense(kind: str, folder: Path, out: Path) -> None:
 
 
 # ---------------------------------------------------------------- measuring
-
-
-def measured(command: list[str], threads: int) -> Cost:
-    """One whole process."""
-    log = WORK / "interference.log"
-    whole = [sys.executable, "-I", "-S", str(SPEED / "measure.py"), str(log), str(Path.cwd()), *command]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    found = subprocess.run(whole, capture_output=True, text=True, check=True, env=environment).stdout.split()
-    if found[0] != "0":
-        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()}")
-    wall, user, system, peak = map(float, found[1:5])
-    return Cost(wall, user + system, peak * 1024 / 1e6)
 
 
 def ours(folder: Path, method: str, scope: str | None, threads: int) -> tuple[Cost, float, Path]:

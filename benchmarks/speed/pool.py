@@ -15,38 +15,17 @@ import datetime
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from checkpoints import family
+from cost import Cost, measured
 from folder import weight_bytes
 from machine import commit, cpu_model, load, slug
-from paths import REPORTS, SPEED, WORK
+from paths import REPORTS, WORK
 
 SCHEMES = ("tall", "bitdelta")
 GOAL = 1e9
-
-
-class Cost(NamedTuple):
-    """What a process took: seconds by the clock and of the processors, and its largest resident set."""
-
-    wall: float
-    cpu: float
-    megabytes: float
-
-
-def measured(command: list[str], threads: int) -> Cost:
-    """One whole process."""
-    log = WORK / "pool.log"
-    whole = [sys.executable, "-I", "-S", str(SPEED / "measure.py"), str(log), str(Path.cwd()), *command]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    found = subprocess.run(whole, capture_output=True, text=True, check=True, env=environment).stdout.split()
-    if found[0] != "0":
-        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()}")
-    wall, user, system, peak = map(float, found[1:5])
-    return Cost(wall, user + system, peak * 1024 / 1e6)
 
 
 def pack(folder: Path, out: Path, scheme: str, threads: int) -> Cost:
